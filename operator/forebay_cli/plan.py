@@ -1,0 +1,147 @@
+"""`forebay plan`: the operator's own decision, on workers that only exist in the flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from forebay_api.function import Function, LoadingStrategy
+from forebay_api.model import Model, Stage, Unit, UnitKind
+from forebay_api.quantities import format_size, parse_rate, parse_size
+from forebay_cli.tables import aligned
+from forebay_cli.workers import DeviceFlags, run_tool
+from forebay_operator.decide import kv, ledger
+from forebay_operator.decide.cut import Cut, Refusal, best_cut
+from forebay_operator.decide.seen import Costs, Link, WorkerSeen
+from forebay_operator.files import FunctionFiles
+
+
+class CannotPlan(Exception):
+    """The files are wrong, or a model does not fit. The text is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would happen to one function at zero when its first request comes."""
+
+    function: Function
+    model: Model
+    cut: Cut
+    memory: int  # bytes of each device
+    kv_tokens: int
+
+    def _bytes(self, stage: Stage) -> int:
+        return sum(self.model.units[unit].link_bytes for unit in stage.units)
+
+    def to_json(self) -> dict[str, Any]:
+        predicted = self.cut.prediction
+        return {
+            "function": str(self.function.key),
+            "backbone": self.model.backbone,
+            "totalBytes": self.model.link_bytes,
+            "stages": [
+                {
+                    "worker": stage.worker,
+                    "first": stage.first,
+                    "last": stage.last,
+                    "bytes": self._bytes(stage),
+                    "residentBytes": ledger.unit_bytes(self.model, stage.units),
+                    "kvBytes": ledger.stage_kv_bytes(self.model, stage, self.kv_tokens),
+                    "memoryBytes": self.memory,
+                }
+                for stage in self.cut.stages
+            ],
+            "kvTokens": self.kv_tokens,
+            "predicted": {
+                "servable": predicted.servable,
+                "firstToken": predicted.first_token,
+                "promptTokens": predicted.prompt_tokens,
+            },
+        }
+
+    def show(self, out: Console, *, wide: bool) -> None:
+        predicted, model = self.cut.prediction, self.model
+        what = f"{model.architecture}, {model.dtype}, {len(model.units)} units, {format_size(model.link_bytes)}"
+        out.print(f"[bold]{self.function.key}[/bold]  {what}", highlight=False)
+        titles = ["WORKER", "UNITS", "BYTES", "SHARE", *(["RESIDENT", "KV"] if wide else []), "OF MEMORY"]
+        out.print(
+            aligned(titles, [self._row(stage, wide=wide) for stage in self.cut.stages]), highlight=False, soft_wrap=True
+        )
+        out.print(
+            f"servable after {predicted.servable:.2f} s, first token after {predicted.first_token:.2f} s "
+            f"(prompt of {predicted.prompt_tokens} tokens)\n",
+            highlight=False,
+        )
+
+    def _row(self, stage: Stage, *, wide: bool) -> list[str]:
+        resident = ledger.unit_bytes(self.model, stage.units)
+        cache = ledger.stage_kv_bytes(self.model, stage, self.kv_tokens)
+        return [
+            stage.worker,
+            f"{stage.first}–{stage.last}",
+            format_size(self._bytes(stage)),
+            f"{self._bytes(stage) / self.model.link_bytes:.0%}",
+            *([format_size(resident), format_size(cache)] if wide else []),
+            f"{(resident + cache) / self.memory:.0%} of {format_size(self.memory)}",
+        ]
+
+
+def plans(files: tuple[Path, ...], workers: int, flags: DeviceFlags, prompt_tokens: int) -> list[Plan]:
+    """A plan per function of the files, by name. Raises CannotPlan, and ToolFailed for a checkpoint that is wrong."""
+    loaded = FunctionFiles(files).load()
+    if loaded.problems:
+        raise CannotPlan("\n".join(loaded.problems))
+    if not loaded.functions:
+        raise CannotPlan("no LLMFunction in the files given")
+    return [_plan(function, workers, flags, prompt_tokens) for _, function in sorted(loaded.functions.items())]
+
+
+def _plan(function: Function, workers: int, flags: DeviceFlags, prompt_tokens: int) -> Plan:
+    uri, dtype = function.spec.model.uri, function.spec.model.dtype
+    model = _model(run_tool("inspect", uri, "--dtype", dtype))
+    probed = run_tool("probe", uri, "--dtype", dtype, "--device", flags.device)
+    costs = Costs(layer=_samples(probed["layer"]), head=_samples(probed["head"]))
+    memory = parse_size(flags.device_memory) if flags.device_memory else _machine_memory() // workers
+    seen = list(_workers(workers, flags, memory))
+    longest = min(function.spec.model.max_model_len or model.max_model_len, model.max_model_len)
+    pipelined = function.spec.loading.strategy is LoadingStrategy.PIPELINED
+    cut = best_cut(
+        model,
+        costs,
+        seen,
+        max_stages=function.spec.loading.max_stages if pipelined else 1,
+        prompt_tokens=prompt_tokens,
+        kv_tokens=kv.min_tokens(longest),
+    )
+    if isinstance(cut, Refusal):
+        raise CannotPlan(f"{function.key}: {cut.message}")
+    room = {stage.worker: memory - ledger.unit_bytes(model, stage.units) for stage in cut.stages}
+    quota = kv.quota(model, cut.stages, room, longest)
+    assert quota is not None, "the cut fits with the least KV"
+    return Plan(function, model, cut, memory, quota.blocks * ledger.BLOCK_TOKENS)
+
+
+def _workers(count: int, flags: DeviceFlags, memory: int) -> Iterator[WorkerSeen]:
+    rate = parse_rate(flags.link_rate) if flags.link_rate else 0.0
+    bucket = parse_rate(flags.shared_link) if flags.shared_link else float("inf")
+    link = Link(rate, "shared" if flags.shared_link else "", bucket)
+    for number in range(count):
+        yield WorkerSeen(f"w{number}", "", True, memory, link, frozenset())
+
+
+def _model(found: dict[str, Any]) -> Model:
+    units = tuple(Unit(**{**unit, "kind": UnitKind(unit["kind"])}) for unit in found["units"])
+    return Model(**{**found, "units": units})
+
+
+def _samples(found: list[dict[str, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(sample["tokens"]), sample["seconds"]) for sample in found)
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

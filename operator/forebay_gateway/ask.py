@@ -1,0 +1,100 @@
+"""What a caller asks and what comes back, in our own words: neither HTTP nor gRPC shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """OpenAI chat messages as JSON; the head renders the template."""
+
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    ids: tuple[int, ...]
+
+
+Prompt = Text | Messages | TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """``max_tokens`` 0 = as many as fit; ``temperature`` 0 = greedy; ``top_p`` and ``repetition_penalty`` 1 = off,
+    ``top_k`` and ``min_p`` 0 = off; ``seed`` None = drawn by the gateway, once."""
+
+    max_tokens: int = 0
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One HTTP request. Each prompt gets ``sampling.n`` choices of its own; ``ignored`` names unknown parameters."""
+
+    kind: Kind
+    model: str | None
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    stream: bool = False
+    include_usage: bool = False
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    text: str
+    logprob: float
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """``index``: 0-based position in the answer of its choice. ``text``: what may be shown now; ``piece`` and ``raw``:
+    this token alone. ``finish``: "" | "stop" | "length"."""
+
+    choice: int
+    index: int
+    token: int
+    text: str
+    finish: str = ""
+    logprob: float = 0.0
+    top: tuple[TopLogprob, ...] = ()
+    piece: str = ""
+    raw: bytes = b""
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A head took the request."""
+
+    prompt_tokens: int
+    cached_tokens: int

@@ -1,0 +1,77 @@
+"""The gateway's settings: frozen, parsed once at the edge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from forebay_api import local, names
+
+Value = TypeVar("Value", int, float, str)
+
+
+class InvalidSetting(Exception):
+    """A variable that cannot be read; the text names it, its value and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What callers may make the gateway hold.
+
+    ``body_bytes``: one request's body. ``body_seconds``: how long it may take to arrive. ``held_bytes``: bodies of all
+    requests that are being read, held or served; budgets per function come with its route.
+    ``table_seconds``: how long a request waits for the first table of functions after the gateway began.
+    """
+
+    body_bytes: int = 16 << 20
+    body_seconds: float = 30.0
+    held_bytes: int = 512 << 20
+    table_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """``port`` 0 = any free one. ``operator``: gRPC target. ``domain``: of ``<function>.<namespace>.<domain>`` host
+    names, empty = none. ``drain_seconds``: how long open streams may go on after a stop."""
+
+    host: str
+    port: int
+    operator: str
+    state: Path
+    domain: str = ""
+    drain_seconds: float = 30.0
+    limits: Limits = field(default=Limits())
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> GatewayConfig:
+        """Raises InvalidSetting."""
+        state = Path(local.default_state(environ, os.getuid())).absolute()
+        return cls(
+            host=environ.get("FOREBAY_HOST", "127.0.0.1"),
+            port=_read(environ, "FOREBAY_PORT", int, names.GATEWAY_PORT, "a port number"),
+            operator=environ.get("FOREBAY_OPERATOR") or default_operator(state),
+            state=state,
+            domain=environ.get("FOREBAY_DOMAIN", "").strip(".").lower(),
+            drain_seconds=_read(environ, "FOREBAY_DRAIN_SECONDS", float, 30.0, "a number of seconds"),
+        )
+
+
+def default_operator(state: Path) -> str:
+    """Where an operator of the same machine listens."""
+    return f"unix:{state / local.OPERATOR_SOCKET}"
+
+
+def _read(environ: Mapping[str, str], name: str, parse: Callable[[str], Value], default: Value, right: str) -> Value:
+    text = environ.get(name)
+    if text is None:
+        return default
+    try:
+        value = parse(text)
+    except ValueError:
+        raise InvalidSetting(f"{name}={text!r}: expected {right}") from None
+    if not isinstance(value, str) and value < 0:
+        raise InvalidSetting(f"{name}={text!r}: expected {right}, not below 0")
+    return value

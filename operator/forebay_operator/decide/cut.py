@@ -1,0 +1,287 @@
+"""Where to cut the units, for these links: the stages that give the first token soonest, and what that predicts.
+
+Worker k loads the units of its segment in the order of need, at its own rate; unit u is computed when unit u-1 is done
+(and its output has hopped over, where the stage changes) and u has landed:
+
+    t(u) = max(t(u-1) + hop?, landed(u)) + compute(u)
+
+Finishing is monotone in the arrival, so the best finish of k stages that cover the units up to j needs only the best
+finishes of k-1 stages: f(k, j) = min over i of F_k(f(k-1, i-1) + hop, i..j). That is exact for a given order of
+workers; see `orders` for which orders are tried. Unit 0 has bytes and no time: its rows are read by range as they are
+needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+from math import inf
+
+from forebay_api.conditions import Reason
+from forebay_api.model import Model, Stage, UnitKind
+from forebay_api.quantities import format_size
+from forebay_operator.decide.seen import Costs, HoldingSeen, Link, WorkerSeen
+from forebay_operator.decide.steps import Prediction
+
+# A further stage must pay: the fewest stages whose first token comes within this share of the best are taken.
+MARGIN = 0.03
+# Up to here every order of every selection of workers is tried.
+EXHAUSTIVE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    stages: tuple[Stage, ...]
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing can be placed: a condition's reason, and one sentence that names what is short."""
+
+    reason: Reason
+    message: str
+
+
+def seconds_of(samples: Sequence[tuple[int, float]], tokens: int) -> float:
+    """Interpolated between the samples; the smallest is a floor, beyond the largest its slope goes on. 0 without
+    any."""
+    if not samples:
+        return 0.0
+    if tokens <= samples[0][0]:
+        return samples[0][1]
+    if len(samples) == 1:
+        return samples[0][1] * tokens / samples[0][0]
+    within = (pair for pair in pairwise(samples) if tokens <= pair[1][0])
+    (low, at_low), (high, at_high) = next(within, samples[-2:])
+    return max(at_low + (at_high - at_low) * (tokens - low) / (high - low), 0.0)
+
+
+def compute_seconds(model: Model, costs: Costs, prompt_tokens: int) -> tuple[float, ...]:
+    """Of each unit, for a prompt: every layer sees all of it, the head its last token, the embedding costs nothing."""
+    of_kind = {
+        UnitKind.EMBEDDING: 0.0,
+        UnitKind.LAYER: seconds_of(costs.layer, prompt_tokens),
+        UnitKind.HEAD: seconds_of(costs.head, 1),
+    }
+    return tuple(of_kind[unit.kind] for unit in model.units)
+
+
+def effective_rates(links: Sequence[Link]) -> tuple[float, ...]:
+    """Bytes per second of each link while all of them load. A rate of 0 is unknown, and taken for no limit."""
+    sharing = Counter(link.bucket for link in links)
+    return tuple(
+        min(link.rate or inf, link.bucket_rate / sharing[link.bucket] if link.bucket else inf) for link in links
+    )
+
+
+def predict(
+    model: Model, costs: Costs, workers: Mapping[str, WorkerSeen], stages: Sequence[Stage], prompt_tokens: int
+) -> Prediction:
+    """What ``stages`` would give, from what their workers hold now; seconds from the first byte asked."""
+    compute = compute_seconds(model, costs, prompt_tokens)
+    rates = effective_rates([workers[stage.worker].link for stage in stages])
+    done = servable = 0.0
+    for position, (stage, rate) in enumerate(zip(stages, rates, strict=True)):
+        resident = workers[stage.worker].holdings.get(model.backbone, HoldingSeen()).resident
+        done += costs.hop if position else 0.0
+        queued = 0
+        for unit in stage.units:
+            queued += 0 if unit in resident or unit == 0 else model.units[unit].link_bytes
+            done = max(done, queued / rate) + compute[unit]
+        queued += model.units[0].link_bytes if 0 in stage.units and 0 not in resident else 0
+        servable = max(servable, queued / rate)
+    return Prediction(servable, done, prompt_tokens)
+
+
+def equal_cut(model: Model, workers: Sequence[str]) -> tuple[Stage, ...]:
+    """The units in as many segments as there are workers, equal in bytes as nearly as units allow: for comparison."""
+    last = len(model.units) - 1
+    ends: list[int] = []
+    loaded = unit = 0
+    for place in range(1, len(workers)):
+        first = unit
+        while unit <= last - (len(workers) - place) and (
+            unit == first or 2 * loaded + model.units[unit].link_bytes <= 2 * model.link_bytes * place / len(workers)
+        ):
+            loaded += model.units[unit].link_bytes
+            unit += 1
+        ends.append(unit - 1)
+    firsts = [0, *(end + 1 for end in ends)]
+    return tuple(Stage(*stage) for stage in zip(workers, firsts, [*ends, last], strict=True))
+
+
+def best_cut(
+    model: Model,
+    costs: Costs,
+    candidates: Sequence[WorkerSeen],
+    *,
+    max_stages: int,
+    prompt_tokens: int,
+    kv_tokens: int = 0,
+    room: Mapping[str, int] | None = None,
+) -> Cut | Refusal:
+    """The fewest stages whose first token comes within `MARGIN` of the best.
+
+    ``candidates`` come preferred first, which decides between equals. ``room``: bytes each may give to units it lacks
+    and to KV of ``kv_tokens`` (default: its memory less what it holds of this model). A segment that does not fit with
+    its KV is not considered; a `Refusal` says what is short when none fits."""
+    sites = [_site(model, worker, kv_tokens, room) for worker in candidates]
+    table = _Table(model, costs, prompt_tokens, kv_tokens)
+    best: list[tuple[float, tuple[Stage, ...]]] = []
+    for count in range(1, min(max_stages, len(sites), len(model.units)) + 1):
+        found = [table.solve(order) for order in orders(sites, count)]
+        fitting = [entry for entry in found if entry is not None]
+        if fitting:
+            best.append(min(fitting, key=lambda entry: entry[0]))
+    if not best:
+        return _refusal(model, sites, max_stages, kv_tokens)
+    soonest = min(finish for finish, _ in best)
+    stages = next(stages for finish, stages in best if finish <= soonest * (1 + MARGIN))
+    named = {worker.name: worker for worker in candidates}
+    return Cut(stages, predict(model, costs, named, stages, prompt_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A candidate as the search sees it. ``room`` is capped at what the whole model needs, so that ampleness is
+    equal."""
+
+    worker: str
+    link: Link
+    resident: frozenset[int]
+    room: int
+
+    @property
+    def kind(self) -> tuple[Link, frozenset[int], int]:
+        """Workers of one kind are interchangeable."""
+        return self.link, self.resident, self.room
+
+
+def _site(model: Model, worker: WorkerSeen, kv_tokens: int, room: Mapping[str, int] | None) -> _Site:
+    resident = worker.holdings.get(model.backbone, HoldingSeen()).resident
+    held = sum(model.units[unit].resident_bytes for unit in resident)
+    free = worker.memory - held if room is None else room[worker.name]
+    return _Site(worker.name, worker.link, resident, min(free, model.resident_bytes + _kv_bytes(model, kv_tokens)))
+
+
+def _kv_bytes(model: Model, tokens: int) -> int:
+    return model.layers * tokens * model.kv_bytes_per_token_per_layer
+
+
+def orders(sites: Sequence[_Site], count: int) -> Iterator[tuple[_Site, ...]]:
+    """Selections of ``count`` sites in an order, one of each kind, the preferred first. Up to `EXHAUSTIVE` sites: all.
+
+    Beyond: the ``count`` most preferred and the ``count`` fastest, each in the given order, slowest first (a later
+    stage has more time to load), fastest first, and by the first unit that is held (survivors keep their places)."""
+    tried: set[tuple[tuple[Link, frozenset[int], int], ...]] = set()
+    ordered = permutations(sites, count) if len(sites) <= EXHAUSTIVE else _likely(sites, count)
+    for order in ordered:
+        kinds = tuple(site.kind for site in order)
+        if kinds not in tried:
+            tried.add(kinds)
+            yield order
+
+
+def _likely(sites: Sequence[_Site], count: int) -> Iterator[tuple[_Site, ...]]:
+    rates = dict(zip(sites, effective_rates([site.link for site in sites]), strict=True))
+    for chosen in (sites[:count], sorted(sites, key=lambda site: -rates[site])[:count]):
+        yield tuple(chosen)
+        yield tuple(sorted(chosen, key=lambda site: rates[site]))
+        yield tuple(sorted(chosen, key=lambda site: -rates[site]))
+        yield tuple(sorted(chosen, key=lambda site: min(site.resident, default=inf)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """Per unit j: the best finish of the stages so far that end with j, their latest landing, and where the last
+    begins."""
+
+    finish: list[float]
+    landed: list[float]
+    first: list[int]
+
+
+class _Table:
+    """The dynamic program over (stage, unit), remembered by prefix of the order: orders share most of their stages.
+
+    What does not come sooner than the best found so far is not followed: fewer stages are asked first, and win ties."""
+
+    def __init__(self, model: Model, costs: Costs, prompt_tokens: int, kv_tokens: int) -> None:
+        self._units = model.units
+        self._compute = compute_seconds(model, costs, prompt_tokens)
+        self._hop = costs.hop
+        self._kv = [
+            kv_tokens * model.kv_bytes_per_token_per_layer if unit.kind is UnitKind.LAYER else 0 for unit in model.units
+        ]
+        self._soonest = inf
+        self._fronts: dict[tuple[tuple[_Site, float], ...], _Front] = {}
+
+    def solve(self, order: Sequence[_Site]) -> tuple[float, tuple[Stage, ...]] | None:
+        """Seconds to the first token and the stages, on these sites in this order; None when it does not fit or is no
+        sooner than any solved before."""
+        rates = effective_rates([site.link for site in order])
+        chain = tuple(zip(order, rates, strict=True))
+        unit = len(self._units) - 1
+        finish = self._front(chain).finish[unit]
+        if finish >= self._soonest:
+            return None
+        self._soonest = finish
+        stages: list[Stage] = []
+        for length in range(len(chain), 0, -1):
+            first = self._fronts[chain[:length]].first[unit]
+            stages.append(Stage(order[length - 1].worker, first, unit))
+            unit = first - 1
+        return finish, tuple(reversed(stages))
+
+    def _front(self, chain: tuple[tuple[_Site, float], ...]) -> _Front:
+        if chain not in self._fronts:
+            site, rate = chain[-1]
+            if len(chain) == 1:
+                arrivals, landed = [0.0] + [inf] * (len(self._units) - 1), [0.0] * len(self._units)
+            else:
+                before = self._front(chain[:-1])
+                arrivals = [inf, *(finish + self._hop for finish in before.finish[:-1])]
+                landed = [0.0, *before.landed[:-1]]
+            self._fronts[chain] = self._extend(arrivals, landed, site, rate)
+        return self._fronts[chain]
+
+    def _extend(self, arrivals: Sequence[float], landed: Sequence[float], site: _Site, rate: float) -> _Front:
+        """The front after one more stage on ``site``, for every place where that may begin and end."""
+        count, compute = len(self._units), self._compute
+        front = _Front([inf] * count, [inf] * count, [0] * count)
+        seconds = [0.0 if u.index in site.resident else u.link_bytes / rate for u in self._units]
+        taken = [self._kv[u.index] + (0 if u.index in site.resident else u.resident_bytes) for u in self._units]
+        for begin in range(count):
+            done, room = arrivals[begin], site.room
+            if done == inf:
+                continue
+            queued = 0.0
+            # The embedding is loaded after the layers: it is not waited for, but it must land.
+            aside = seconds[0] if begin == 0 else 0.0
+            for unit in range(begin, count):
+                room -= taken[unit]
+                if room < 0:
+                    break
+                if unit:
+                    queued += seconds[unit]
+                    done = max(done, queued) + compute[unit]
+                    if done >= self._soonest:
+                        break
+                latest = max(landed[begin], queued + aside)
+                if (done, latest) < (front.finish[unit], front.landed[unit]):
+                    front.finish[unit], front.landed[unit], front.first[unit] = done, latest, begin
+        return front
+
+
+def _refusal(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> Refusal:
+    if not sites:
+        return Refusal(Reason.NO_WORKER, "no worker is ready to hold the model")
+    needed = f"{format_size(model.resident_bytes)} of units and {format_size(_kv_bytes(model, kv_tokens))} of KV"
+    rooms = ", ".join(f"{site.worker} {format_size(max(site.room, 0))}" for site in sites)
+    return Refusal(
+        Reason.INSUFFICIENT_GPUS,
+        f"device memory is short: {needed} do not fit in at most {max_stages} stages; room: {rooms}",
+    )

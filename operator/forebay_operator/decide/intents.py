@@ -1,0 +1,124 @@
+"""Steps that were sent and not yet seen: the snapshot as it is once workers have heard them, and when they have.
+
+Within one pass this is how a decision knows those before it; between passes the shell lays what is still under way over
+what workers report, so that nothing is ordered twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from forebay_api.model import Epoch
+from forebay_operator.decide.seen import FunctionSeen, HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
+from forebay_operator.decide.steps import Drain, Drop, Form, Hold, Inspect, Prepare, Step
+
+
+def applied(seen: Snapshot, steps: Sequence[Step]) -> Snapshot:
+    """``seen`` with ``steps`` told. What takes time has not happened: memory that a `Drop` or a `Dissolve` will free
+    is still taken, a formed pipeline is reported by nobody. Steps whose effect is there already change nothing."""
+    for step in steps:
+        seen = _after(seen, step)
+    return seen
+
+
+def _after(seen: Snapshot, step: Step) -> Snapshot:
+    match step:
+        case Inspect():
+            return replace(seen, functions=tuple(_inspecting(function, step) for function in seen.functions))
+        case Prepare():
+            return _with_worker(seen, step.worker, lambda worker: _preparing(worker, step))
+        case Hold():
+            return _with_holding(seen, step.worker, step.backbone, lambda held: _holding(held, step))
+        case Drop():
+            return _with_holding(seen, step.worker, step.backbone, lambda held: _dropping(held, step))
+        case Form():
+            return _with_pipeline(seen, step)
+        case Drain():
+            return replace(seen, pipelines=tuple(_draining(pipeline, step) for pipeline in seen.pipelines))
+    return replace(seen, pipelines=tuple(pipeline for pipeline in seen.pipelines if pipeline.epoch != step.epoch))
+
+
+def settled(seen: Snapshot, step: Step) -> bool:
+    """Whether what workers report (``seen``, with no intents laid over it) shows that ``step`` was carried out."""
+    workers = {worker.name: worker for worker in seen.workers}
+    pipelines = {pipeline.epoch: pipeline for pipeline in seen.pipelines}
+    match step:
+        case Inspect():
+            return not any(_is_about(function, step) and not function.backbone for function in seen.functions)
+        case Prepare():
+            worker = workers.get(step.worker)
+            told = worker is not None and step.backbone in (worker.probed if step.probe else worker.prepared)
+            return worker is None or told
+        case Hold():
+            worker = workers.get(step.worker)
+            return worker is None or worker.holdings.get(step.backbone, HoldingSeen()).order == step.order
+        case Drop():
+            worker = workers.get(step.worker)
+            return worker is None or _gone(worker.holdings.get(step.backbone), step.units)
+        case Form():
+            formed = pipelines.get(step.epoch)
+            return formed is not None and formed.reported_by >= {stage.worker for stage in step.stages}
+        case Drain():
+            drained = pipelines.get(step.epoch)
+            return drained is None or drained.phase is not PipelinePhase.FORMED
+    return step.epoch not in pipelines
+
+
+def _gone(held: HoldingSeen | None, units: tuple[int, ...]) -> bool:
+    return held is None or (bool(units) and held.resident.isdisjoint(units))
+
+
+def _is_about(function: FunctionSeen, step: Inspect) -> bool:
+    model = function.function.spec.model
+    return (model.uri, model.dtype) == (step.uri, step.dtype)
+
+
+def _inspecting(function: FunctionSeen, step: Inspect) -> FunctionSeen:
+    return replace(function, inspecting=True) if _is_about(function, step) else function
+
+
+def _preparing(worker: WorkerSeen, step: Prepare) -> WorkerSeen:
+    probed = worker.probed | {step.backbone} if step.probe else worker.probed
+    return replace(worker, prepared=worker.prepared | {step.backbone}, probed=probed)
+
+
+def _holding(held: HoldingSeen | None, step: Hold) -> HoldingSeen:
+    return replace(held or HoldingSeen(), order=step.order, urgent=step.urgent, leaving=False)
+
+
+def _dropping(held: HoldingSeen | None, step: Drop) -> HoldingSeen | None:
+    if held is None:
+        return None
+    order = tuple(unit for unit in held.order if step.units and unit not in step.units)
+    return replace(held, order=order, urgent=min(held.urgent, len(order)), leaving=not step.units)
+
+
+def _with_pipeline(seen: Snapshot, step: Form) -> Snapshot:
+    if any(pipeline.epoch == step.epoch for pipeline in seen.pipelines):
+        return seen
+    formed = PipelineSeen(step.epoch, step.backbone, step.stages, PipelinePhase.FORMED, kv_blocks=step.kv_blocks)
+    following = Epoch(step.epoch.term, step.epoch.counter + 1)
+    return replace(seen, pipelines=(*seen.pipelines, formed), next_epoch=max(seen.next_epoch, following))
+
+
+def _draining(pipeline: PipelineSeen, step: Drain) -> PipelineSeen:
+    if pipeline.epoch != step.epoch or pipeline.phase is not PipelinePhase.FORMED:
+        return pipeline
+    return replace(pipeline, phase=PipelinePhase.DRAINING)
+
+
+def _with_worker(seen: Snapshot, name: str, change: Callable[[WorkerSeen], WorkerSeen]) -> Snapshot:
+    workers = tuple(change(worker) if worker.name == name else worker for worker in seen.workers)
+    return replace(seen, workers=workers)
+
+
+def _with_holding(
+    seen: Snapshot, name: str, backbone: str, change: Callable[[HoldingSeen | None], HoldingSeen | None]
+) -> Snapshot:
+    def changed(worker: WorkerSeen) -> WorkerSeen:
+        holdings: Mapping[str, HoldingSeen] = worker.holdings
+        held = change(holdings.get(backbone))
+        return worker if held is None else replace(worker, holdings={**holdings, backbone: held})
+
+    return _with_worker(seen, name, changed)

@@ -1,0 +1,92 @@
+"""Bytes of device memory: what each worker's budget is spoken for, and by whom.
+
+Spoken for is more than used: units that are ordered, KV of pipelines that were only just told to form, and the KV that
+a worker will need once it holds a model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from forebay_api.model import Model, Stage, UnitKind
+from forebay_operator.decide.seen import HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
+
+BLOCK_TOKENS = 16
+MIN_KV_TOKENS = 2048
+
+
+def unit_bytes(model: Model, units: Iterable[int]) -> int:
+    return sum(model.units[unit].resident_bytes for unit in units)
+
+
+def layers_of(model: Model, stage: Stage) -> int:
+    """How many decoder layers, which alone have KV, are in ``stage``."""
+    return sum(model.units[unit].kind is UnitKind.LAYER for unit in stage.units)
+
+
+def stage_kv_bytes(model: Model, stage: Stage, tokens: int) -> int:
+    return layers_of(model, stage) * tokens * model.kv_bytes_per_token_per_layer
+
+
+def whole(model: Model, worker: str) -> Stage:
+    return Stage(worker, 0, len(model.units) - 1)
+
+
+def held_units(held: HoldingSeen | None) -> frozenset[int]:
+    """Resident or ordered."""
+    return held.resident.union(held.order) if held else frozenset()
+
+
+def kv_reserved(seen: Snapshot, worker: WorkerSeen) -> int:
+    """KV of the pipelines that ``worker`` reports, and of those that it was told of and has not reported yet."""
+    told = sum(
+        pipeline_kv_bytes(seen, pipeline, worker.name)
+        for pipeline in seen.pipelines
+        if pipeline.epoch not in worker.kv_bytes
+    )
+    return sum(worker.kv_bytes.values()) + told
+
+
+def pipeline_kv_bytes(seen: Snapshot, pipeline: PipelineSeen, worker: str) -> int:
+    known = seen.backbones.get(pipeline.backbone)
+    if known is None:
+        return 0
+    tokens = pipeline.kv_blocks * BLOCK_TOKENS
+    return sum(stage_kv_bytes(known.model, stage, tokens) for stage in pipeline.stages if stage.worker == worker)
+
+
+def holding_bytes(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
+    """What ``worker`` holds or was told to load of ``backbone``, and the KV it is promised for serving it alone."""
+    held = worker.holdings.get(backbone)
+    known = seen.backbones.get(backbone)
+    if held is None:
+        return 0
+    if known is None:
+        return held.bytes_loaded
+    units = held_units(held)
+    return unit_bytes(known.model, units) + _promised_kv(seen, known.model, worker.name, units)
+
+
+def _promised_kv(seen: Snapshot, model: Model, worker: str, units: frozenset[int]) -> int:
+    if len(units) < len(model.units) or alone(seen, model.backbone, worker):
+        return 0
+    return stage_kv_bytes(model, whole(model, worker), min(model.max_model_len, MIN_KV_TOKENS))
+
+
+def alone(seen: Snapshot, backbone: str, worker: str) -> bool:
+    """Whether ``worker`` is a formed pipeline of ``backbone`` by itself."""
+    return any(
+        pipeline.phase is PipelinePhase.FORMED and [stage.worker for stage in pipeline.stages] == [worker]
+        for pipeline in seen.pipelines
+        if pipeline.backbone == backbone
+    )
+
+
+def room(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
+    """Bytes that ``worker`` could still give to ``backbone``, for units it lacks and KV. What is resident of it is
+    paid; what is only ordered may be ordered anew and is not counted. Below zero when the budget is overdrawn."""
+    others = sum(holding_bytes(seen, worker, other) for other in worker.holdings if other != backbone)
+    held = worker.holdings.get(backbone, HoldingSeen())
+    known = seen.backbones.get(backbone)
+    own = unit_bytes(known.model, held.resident) if known else held.bytes_loaded
+    return worker.memory - kv_reserved(seen, worker) - others - own

@@ -1,0 +1,200 @@
+"""One pass: from what is seen to the steps that bring it nearer to what is wanted. Nothing is left to say once it is
+so.
+
+The same pass starts, grows, shrinks, repairs and ends: each backbone is compared with what it is wanted for, those with
+requests first, and whatever differs becomes a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from forebay_api.conditions import Reason
+from forebay_api.function import FunctionKey
+from forebay_operator.decide import routes
+from forebay_operator.decide.cut import Cut, Refusal, best_cut
+from forebay_operator.decide.evict import Eviction, evictions
+from forebay_operator.decide.intents import applied
+from forebay_operator.decide.kv import min_tokens
+from forebay_operator.decide.ledger import room, whole
+from forebay_operator.decide.order import Stages, fillers, holds, servable
+from forebay_operator.decide.place import candidates, nobody
+from forebay_operator.decide.scale import Scale, desired
+from forebay_operator.decide.seen import Snapshot
+from forebay_operator.decide.steps import Inspect, Prepare, Step
+from forebay_operator.decide.want import Want, wants
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``wake_at``: unix seconds when time alone may change the answer. ``refusals``: why a function's model is
+    nowhere."""
+
+    steps: tuple[Step, ...]
+    scales: Mapping[FunctionKey, Scale]
+    wake_at: float | None = None
+    refusals: Mapping[FunctionKey, Refusal] = field(default_factory=dict)
+
+
+class _Draft:
+    """The steps so far, and the snapshot as it is once they are told."""
+
+    def __init__(self, seen: Snapshot) -> None:
+        self.seen = seen
+        self.steps: list[Step] = []
+
+    def add(self, steps: Sequence[Step]) -> None:
+        self.steps += steps
+        self.seen = applied(self.seen, steps)
+
+
+def next_steps(seen: Snapshot, now: float) -> Plan:
+    """What to do now. Steps stand in the order in which each worker must hear them."""
+    scales = {
+        function.function.key: desired(function, now, routes.replicas(seen, function.serving))
+        for function in seen.functions
+    }
+    draft = _Draft(seen)
+    draft.add(_inspections(draft.seen))
+    draft.add(_preparations(draft.seen))
+    wanted = wants(draft.seen, scales)
+    busy = frozenset(want.backbone for want in wanted if want.pressing)
+    leaving: list[Eviction] = []
+    refused: dict[str, Refusal] = {}
+    for want in wanted:
+        banned = frozenset(eviction.worker for eviction in leaving if eviction.backbone == want.backbone)
+        answer = _settle(draft, want, banned)
+        if answer is not None:
+            evicted = _make_room(draft.seen, want, busy, answer)
+            leaving += evicted
+            refused[want.backbone] = _making_room(evicted) if evicted else answer
+    return Plan(
+        steps=tuple(draft.steps),
+        scales=scales,
+        wake_at=min((scale.wake_at for scale in scales.values() if scale.wake_at is not None), default=None),
+        refusals={
+            function.function.key: refused[function.backbone]
+            for function in seen.functions
+            if function.backbone in refused and scales[function.function.key].desired
+        },
+    )
+
+
+def _inspections(seen: Snapshot) -> list[Inspect]:
+    """One for every model that is not known, of any ready worker."""
+    reader = min((worker.name for worker in seen.workers if worker.ready), default=None)
+    models = dict.fromkeys(
+        (function.function.spec.model.uri, function.function.spec.model.dtype)
+        for function in seen.functions
+        if not function.backbone and function.failure is None and not function.inspecting
+    )
+    return [Inspect(reader, uri, dtype) for uri, dtype in models if reader is not None]
+
+
+def _preparations(seen: Snapshot) -> list[Prepare]:
+    """Skeleton and tokenizer on every ready worker, before anybody asks; compute is measured once for each set of
+    resources, and only while nothing is known of it."""
+    found = []
+    named = {function.backbone for function in seen.functions if function.failure is None}
+    for backbone in sorted(named & seen.backbones.keys()):
+        ready = sorted((worker for worker in seen.workers if worker.ready), key=lambda worker: worker.name)
+        measured = {worker.compute for worker in ready if backbone in worker.probed}
+        for worker in ready:
+            probe = not seen.backbones[backbone].costs.layer and worker.compute not in measured
+            if probe or backbone not in worker.prepared:
+                found.append(Prepare(worker.name, backbone, probe))
+                measured.add(worker.compute)
+    return found
+
+
+def _settle(draft: _Draft, want: Want, banned: Set[str]) -> Refusal | None:
+    """Adds the steps for one backbone. Returns why it cannot be served, if it should be and cannot."""
+    backbone = want.backbone
+    draft.add(routes.endings(draft.seen, backbone))
+    if not want.desired:
+        _clear(draft, want)
+        return None
+    kept = routes.keepers(draft.seen, want, banned)
+    draft.add(routes.drains(draft.seen, want, kept, banned))
+    serving = routes.formed(draft.seen, backbone)
+    cut: Cut | Refusal | None = None
+    if not serving and (want.pressing or want.floor or kept):
+        cut = _place(draft.seen, want, banned)
+    planned: Stages = cut.stages if isinstance(cut, Cut) else ()
+    living = [pipeline.stages for pipeline in routes.of_backbone(draft.seen, backbone)]
+    pipelines = [planned, *living] if planned else living
+    filling = fillers(draft.seen, want, planned, pipelines, banned)
+    serves = any(routes.reported(pipeline) and servable(draft.seen, backbone, pipeline.stages) for pipeline in serving)
+    staying = filling.union(kept, _failed(draft.seen, backbone))
+    # Until something serves, what is held may be all that the next plan has to build on.
+    draft.add(routes.drops(draft.seen, backbone, (staying if serves else _all(draft.seen)) - banned))
+    draft.add(holds(draft.seen, backbone, pipelines, filling))
+    _form(draft, want, cut, kept, banned)
+    return cut if isinstance(cut, Refusal) else None
+
+
+def _failed(seen: Snapshot, backbone: str) -> frozenset[str]:
+    """Workers where loading went wrong. Their report of it is what keeps them from being tried over and over."""
+    return frozenset(w.name for w in seen.workers if backbone in w.holdings and w.holdings[backbone].error)
+
+
+def _all(seen: Snapshot) -> frozenset[str]:
+    return frozenset(worker.name for worker in seen.workers)
+
+
+def _clear(draft: _Draft, want: Want) -> None:
+    """To zero: no new requests, running ones end, then everything leaves."""
+    everyone = _all(draft.seen)
+    draft.add(routes.drains(draft.seen, want, (), everyone))
+    living = [pipeline.stages for pipeline in routes.of_backbone(draft.seen, want.backbone)]
+    draft.add(holds(draft.seen, want.backbone, living, frozenset()))
+    draft.add(routes.drops(draft.seen, want.backbone, frozenset()))
+
+
+def _place(seen: Snapshot, want: Want, banned: Set[str], rooms: Mapping[str, int] | None = None) -> Cut | Refusal:
+    workers = candidates(seen, want.backbone, banned)
+    if not workers:
+        return nobody(seen, want.backbone)
+    known = seen.backbones[want.backbone]
+    return best_cut(
+        known.model,
+        known.costs,
+        workers,
+        max_stages=want.max_stages,
+        prompt_tokens=want.prompt_tokens,
+        kv_tokens=min_tokens(want.max_model_len),
+        room=rooms or {worker.name: room(seen, worker, want.backbone) for worker in workers},
+    )
+
+
+def _form(draft: _Draft, want: Want, cut: Cut | Refusal | None, kept: Sequence[str], banned: Set[str]) -> None:
+    """Forms what was just planned; else every worker that holds all, alone; else fewer stages than the best has."""
+    if isinstance(cut, Cut):
+        _try(draft, want, cut.stages, cut)
+        return
+    serving = routes.formed(draft.seen, want.backbone)
+    for name in kept:
+        if serving and not any([stage.worker for stage in pipeline.stages] == [name] for pipeline in serving):
+            _try(draft, want, (whole(draft.seen.backbones[want.backbone].model, name),))
+    if serving and not kept:
+        shorter = routes.cover(draft.seen, want, banned)
+        if shorter is not None and len(shorter) < len(serving[0].stages):
+            _try(draft, want, shorter)
+
+
+def _try(draft: _Draft, want: Want, stages: Stages, cut: Cut | None = None) -> None:
+    step = routes.form(draft.seen, want, stages, cut.prediction if cut else None)
+    draft.add([step] if step else [])
+
+
+def _make_room(seen: Snapshot, want: Want, busy: Set[str], refusal: Refusal) -> tuple[Eviction, ...]:
+    if not want.pressing or refusal.reason is not Reason.INSUFFICIENT_GPUS:
+        return ()
+    tokens = min_tokens(want.max_model_len)
+    return evictions(seen, want.backbone, busy, tokens, lambda rooms: _place(seen, want, frozenset(), rooms))
+
+
+def _making_room(evicted: Sequence[Eviction]) -> Refusal:
+    where = ", ".join(sorted({eviction.worker for eviction in evicted}))
+    return Refusal(Reason.QUEUED, f"models that are idle make room on {where}")

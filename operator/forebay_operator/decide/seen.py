@@ -1,0 +1,142 @@
+"""What a decision may know: one frozen snapshot of functions, backbones, workers and pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from forebay_api.function import Function
+from forebay_api.model import Epoch, Model, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The path by which a worker gets weights. Rates in bytes per second; links that name one ``bucket`` share it."""
+
+    rate: float
+    bucket: str = ""
+    bucket_rate: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Measured compute of one backbone. Seconds of one decoder layer (or the head) for a step of T tokens are
+    interpolated from samples (tokens, seconds), ascending by tokens; hop = seconds from stage to stage."""
+
+    layer: tuple[tuple[int, float], ...] = ()
+    head: tuple[tuple[int, float], ...] = ()
+    hop: float = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingSeen:
+    """What a worker has of one backbone. ``order`` is the load order it was last told, resident units included.
+
+    ``leaving``: it was told to drop all of it; the memory is taken until the holding is gone from its report."""
+
+    resident: frozenset[int] = frozenset()
+    order: tuple[int, ...] = ()
+    urgent: int = 0
+    bytes_loaded: int = 0
+    error: str = ""
+    leaving: bool = False
+
+
+class PipelinePhase(StrEnum):
+    FORMED = "Formed"
+    DRAINING = "Draining"
+    DRAINED = "Drained"
+    BROKEN = "Broken"
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSeen:
+    """A pipeline as its workers report it; phase is the worst of theirs, counts are the head's."""
+
+    epoch: Epoch
+    backbone: str
+    stages: tuple[Stage, ...]
+    phase: PipelinePhase
+    running: int = 0
+    waiting: int = 0
+    kv_blocks: int = 0
+    reported_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """``memory`` is the budget for units and KV; ``compute`` names the resources it computes on.
+
+    ``prepared``: backbones whose skeleton and tokenizer it has, or was told to make; ``probed``: those whose compute it
+    measured, or was told to measure. ``not_numbers``: those whose answers were no numbers there."""
+
+    name: str
+    incarnation: str
+    ready: bool
+    memory: int
+    link: Link
+    compute: frozenset[str]
+    node: str = ""
+    holdings: Mapping[str, HoldingSeen] = field(default_factory=dict)
+    kv_bytes: Mapping[Epoch, int] = field(default_factory=dict)
+    prepared: frozenset[str] = frozenset()
+    probed: frozenset[str] = frozenset()
+    not_numbers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSeen:
+    """An inspected model. ``last_used`` is unix seconds of the last request's end over its functions (0 = never)."""
+
+    model: Model
+    costs: Costs = Costs()
+    last_used: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DemandSeen:
+    """What all gateways report of one function, in requests; times in unix seconds (0 = never).
+
+    ``window`` holds (time, waiting + in flight) samples of the last minute, ascending. ``blind`` = a gateway is
+    missing, so nothing may be concluded from low numbers."""
+
+    waiting: int = 0
+    in_flight: int = 0
+    oldest_waiting: float = 0.0
+    last_ended: float = 0.0
+    prompt_bytes: int = 0
+    window: tuple[tuple[float, float], ...] = ()
+    blind: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSeen:
+    """``backbone`` is empty until inspected; ``failure`` is (reason, message) of a terminal error.
+
+    ``inspecting``: a worker was told to inspect its model and has not answered yet. ``previous``: its model changed,
+    and this backbone, the one before, serves it until ``backbone`` can."""
+
+    function: Function
+    backbone: str = ""
+    demand: DemandSeen = DemandSeen()
+    failure: tuple[str, str] | None = None
+    first_seen: float = 0.0
+    inspecting: bool = False
+    previous: str = ""
+
+    @property
+    def serving(self) -> str:
+        """The backbone that its requests go to."""
+        return self.previous or self.backbone
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a decision may know. ``next_epoch`` is above everything reported."""
+
+    functions: tuple[FunctionSeen, ...]
+    backbones: Mapping[str, BackboneSeen]
+    workers: tuple[WorkerSeen, ...]
+    pipelines: tuple[PipelineSeen, ...]
+    next_epoch: Epoch

@@ -1,0 +1,147 @@
+"""What gateways say is asked of each function, summed over gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Callable, Collection
+from dataclasses import dataclass, field
+
+import grpc
+import structlog
+from prometheus_client import Gauge
+
+from forebay_api.function import FunctionKey
+from forebay_operator.decide.seen import DemandSeen
+from forebay_operator.window import Window
+from forebay_wire.v1 import demand_pb2, demand_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+SILENCE = 3.0
+"""Seconds without a report after which a gateway counts as lost. It reports every second."""
+
+MEMORY = 10.0
+"""Seconds for which the numbers of a lost gateway still count, and no low number is believed."""
+
+GATEWAYS = Gauge("forebay_gateways_connected", "Gateways with a live demand stream to this operator.")
+
+
+@dataclass(eq=False, slots=True)
+class _Gateway:
+    """``lost`` is the unix time at which its stream broke."""
+
+    name: str
+    functions: dict[FunctionKey, demand_pb2.FunctionDemand] = field(default_factory=dict)
+    lost: float | None = None
+
+
+class Demand(demand_pb2_grpc.DemandServicer):
+    """``wake(seconds)`` asks for a pass within that time; ``first_token`` takes each first token of a cold function."""
+
+    def __init__(
+        self,
+        *,
+        wake: Callable[[float], None],
+        first_token: Callable[[demand_pb2.FirstToken], None],
+        clock: Callable[[], float] = time.time,
+        silence: float = SILENCE,
+    ) -> None:
+        self._wake = wake
+        self._first_token = first_token
+        self._clock = clock
+        self._silence = silence
+        self._gateways: dict[str, _Gateway] = {}
+        self._windows: dict[FunctionKey, Window] = {}
+        self._last_ended: dict[FunctionKey, float] = {}
+        # Until a gateway has spoken, nothing is known: as if one had just been lost.
+        self._unheard_since: float | None = clock()
+
+    def seen(self, key: FunctionKey, now: float) -> DemandSeen:
+        told = [gateway.functions[key] for gateway in self._remembered(now) if key in gateway.functions]
+        held = [demand for demand in told if demand.waiting and demand.oldest_waiting_unix_us]
+        oldest = min(held, key=lambda demand: demand.oldest_waiting_unix_us, default=None)
+        window = self._windows.get(key)
+        return DemandSeen(
+            waiting=sum(demand.waiting for demand in told),
+            in_flight=sum(demand.in_flight for demand in told),
+            oldest_waiting=oldest.oldest_waiting_unix_us / 1e6 if oldest else 0.0,
+            last_ended=self._last_ended.get(key, 0.0),
+            prompt_bytes=oldest.prompt_bytes if oldest else 0,
+            window=window.samples(now) if window else (),
+            blind=self.blind_until(now) is not None,
+        )
+
+    def blind_until(self, now: float) -> float | None:
+        """When low numbers may be believed again (unix seconds); None if they may now."""
+        since = [gateway.lost for gateway in self._gateways.values() if gateway.lost is not None]
+        if self._unheard_since is not None:
+            since.append(self._unheard_since)
+        until = max((moment + MEMORY for moment in since), default=0.0)
+        return until if until > now else None
+
+    def keep(self, keys: Collection[FunctionKey]) -> None:
+        """Forget all other functions."""
+        for memory in (self._windows, self._last_ended):
+            for key in [key for key in memory if key not in keys]:
+                del memory[key]
+        for key in keys:
+            self._windows.setdefault(key, Window(self._clock()))
+
+    def _remembered(self, now: float) -> list[_Gateway]:
+        for gateway in list(self._gateways.values()):
+            if gateway.lost is not None and gateway.lost + MEMORY <= now:
+                del self._gateways[gateway.name]
+                self._record(now)
+        return list(self._gateways.values())
+
+    async def Report(
+        self,
+        requests: AsyncIterable[demand_pb2.DemandReport],
+        context: grpc.aio.ServicerContext[demand_pb2.DemandReport, demand_pb2.DemandAck],
+    ) -> None:
+        gateway: _Gateway | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._silence) as patience:
+                async for report in requests:
+                    patience.reschedule(loop.time() + self._silence)
+                    gateway = self._hear(report, gateway)
+                    await context.write(demand_pb2.DemandAck())
+        except TimeoutError:
+            log.info("gateway is silent", gateway=gateway and gateway.name)
+        finally:
+            if gateway is not None and self._gateways.get(gateway.name) is gateway:
+                self._lose(gateway)
+
+    def _hear(self, report: demand_pb2.DemandReport, gateway: _Gateway | None) -> _Gateway:
+        if gateway is None:
+            gateway = self._gateways[report.gateway] = _Gateway(report.gateway)
+            self._unheard_since = None
+            self._count()
+            log.info("gateway connected", gateway=report.gateway)
+        before = gateway.functions
+        gateway.functions = {FunctionKey(told.namespace, told.name): told for told in report.functions}
+        for key, told in gateway.functions.items():
+            if key in self._windows and told.last_ended_unix_us:
+                self._last_ended[key] = max(self._last_ended.get(key, 0.0), told.last_ended_unix_us / 1e6)
+        for first in report.first_tokens:
+            self._first_token(first)
+        if before != gateway.functions or report.first_tokens:
+            self._record(self._clock())
+            self._wake(0.0)
+        return gateway
+
+    def _record(self, now: float) -> None:
+        for key, window in self._windows.items():
+            told = [gateway.functions[key] for gateway in self._gateways.values() if key in gateway.functions]
+            window.record(now, float(sum(demand.waiting + demand.in_flight for demand in told)))
+
+    def _lose(self, gateway: _Gateway) -> None:
+        gateway.lost = self._clock()
+        self._count()
+        log.info("gateway gone", gateway=gateway.name)
+        self._wake(0.0)
+
+    def _count(self) -> None:
+        GATEWAYS.set(sum(gateway.lost is None for gateway in self._gateways.values()))

@@ -1,0 +1,162 @@
+"""The frozen snapshot of a pass: reports, demand and functions, with what is under way laid over them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from forebay_api.conditions import Reason
+from forebay_api.function import FunctionKey
+from forebay_api.model import Epoch, Model
+from forebay_operator import reports
+from forebay_operator.decide import recover
+from forebay_operator.decide.seen import BackboneSeen, Costs, FunctionSeen, Snapshot
+from forebay_operator.demand import Demand
+from forebay_operator.fleet import Attached, Fleet
+from forebay_operator.functions import Functions, Known
+from forebay_operator.inspections import Failure, Inspections, Subject
+from forebay_operator.rolling import Rolling
+from forebay_wire.v1 import fleet_pb2
+
+NOT_A_NUMBER = "NotANumber: two workers computed answers that are no numbers; the weights seem to be damaged"
+
+
+@dataclass(slots=True)
+class Epochs:
+    """Counts pipelines within a term: never one twice, also when an earlier operator of the same term was forgotten."""
+
+    term: int = 0
+    counter: int = 0
+
+    def following(self, term: int, reported: Iterable[Epoch], used: Iterable[int] = ()) -> Epoch:
+        if term != self.term:
+            self.term, self.counter = term, 0
+        within = [epoch.counter for epoch in reported if epoch.term == term]
+        self.counter = max([self.counter, *within, *used])
+        return Epoch(term, self.counter + 1)
+
+    def take(self, epoch: Epoch) -> None:
+        """``epoch`` names a pipeline from now on."""
+        if epoch.term == self.term:
+            self.counter = max(self.counter, epoch.counter)
+
+
+@dataclass(slots=True)
+class Measured:
+    """Compute of each backbone as workers measured it, kept when they are gone."""
+
+    samples: dict[tuple[str, str], fleet_pb2.Prepared] = field(default_factory=dict)
+
+    def learn(self, workers: Iterable[Attached]) -> None:
+        for worker in workers:
+            for prepared in worker.report.prepared:
+                if prepared.layer:
+                    self.samples.setdefault((prepared.backbone, worker.report.device.kind), prepared)
+
+    def keep(self, backbones: Iterable[str]) -> None:
+        wanted = set(backbones)
+        self.samples = {key: prepared for key, prepared in self.samples.items() if key[0] in wanted}
+
+    def costs(self, backbone: str, kind: str) -> Costs:
+        """Of one backbone on devices of ``kind``; empty until somebody measured."""
+        prepared = self.samples.get((backbone, kind))
+        if prepared is None:
+            return Costs()
+        return Costs(layer=_ascending(prepared.layer), head=_ascending(prepared.head))
+
+
+def _ascending(samples: Iterable[fleet_pb2.ComputeSample]) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted((sample.tokens, sample.seconds) for sample in samples))
+
+
+@dataclass(slots=True)
+class Observer:
+    """Takes snapshots of what the streams say, before anything is laid over it."""
+
+    functions: Functions
+    fleet: Fleet
+    demand: Demand
+    inspections: Inspections
+    epochs: Epochs = field(default_factory=Epochs)
+    measured: Measured = field(default_factory=Measured)
+    rolling: Rolling = field(default_factory=Rolling)
+
+    def take(self, term: int, now: float) -> Snapshot:
+        attached = list(self.fleet.workers.values())
+        self.inspections.settle({worker.name: worker.incarnation for worker in attached}, now)
+        for backbone in recover.condemned(worker.seen for worker in attached):
+            self.inspections.condemn(backbone, NOT_A_NUMBER, now)
+            self.rolling.forget(backbone)
+        self.measured.learn(attached)
+        models = {model.backbone: model for model in self.inspections.models()}
+        pipelines = reports.pipelines_seen(worker.report for worker in attached)
+        bare = Snapshot(
+            functions=tuple(self._function(key, known, now) for key, known in sorted(self.functions.known.items())),
+            backbones={},
+            workers=tuple(worker.seen for worker in sorted(attached, key=lambda worker: worker.name)),
+            pipelines=tuple(sorted(pipelines.values(), key=lambda pipeline: pipeline.epoch)),
+            next_epoch=self.epochs.following(
+                term, pipelines, (worker.report.counter for worker in attached if worker.report.term == term)
+            ),
+        )
+        seen = self.rolling.laid_over(bare, models)
+        models |= {model.backbone: model for model in self.rolling.models()}
+        return replace(seen, backbones=self._backbones(models, seen.functions, attached))
+
+    def _function(self, key: FunctionKey, known: Known, now: float) -> FunctionSeen:
+        subject = Subject.of(known.function)
+        found = self.inspections.found(subject)
+        model = found if isinstance(found, Model) else None
+        failure = (found.reason, found.message) if isinstance(found, Failure) else None
+        if model is not None:
+            failure = _too_long(known, model) or _unprepared(model, self.fleet.workers)
+        return FunctionSeen(
+            function=known.function,
+            backbone=model.backbone if model else "",
+            demand=self.demand.seen(key, now),
+            failure=failure,
+            first_seen=known.first_seen,
+            inspecting=self.inspections.under_way(subject),
+        )
+
+    def _backbones(
+        self, models: Mapping[str, Model], functions: tuple[FunctionSeen, ...], attached: list[Attached]
+    ) -> dict[str, BackboneSeen]:
+        kinds = Counter(worker.report.device.kind for worker in attached)
+        kind = max(kinds, key=lambda kind: kinds[kind], default="")
+        self.measured.keep(models)
+        return {
+            backbone: BackboneSeen(model, self.measured.costs(backbone, kind), _last_used(backbone, functions))
+            for backbone, model in models.items()
+        }
+
+
+def _last_used(backbone: str, functions: Iterable[FunctionSeen]) -> float:
+    return max(
+        (seen.demand.last_ended for seen in functions if backbone in (seen.backbone, seen.previous)), default=0.0
+    )
+
+
+def _too_long(known: Known, model: Model) -> tuple[str, str] | None:
+    wanted = known.function.spec.model.max_model_len
+    if wanted is None or wanted <= model.max_model_len:
+        return None
+    return (
+        Reason.INVALID_SPEC.value,
+        f"spec.model.maxModelLen is {wanted}, but the model's own context is {model.max_model_len}: "
+        f"at most {model.max_model_len}",
+    )
+
+
+def _unprepared(model: Model, workers: Mapping[str, Attached]) -> tuple[str, str] | None:
+    """Terminal only when every worker that tried to build the model failed."""
+    tried = [
+        prepared
+        for worker in workers.values()
+        for prepared in worker.report.prepared
+        if prepared.backbone == model.backbone
+    ]
+    if not tried or any(not prepared.error for prepared in tried):
+        return None
+    return (Reason.MODEL_LOAD_FAILED.value, tried[0].error)

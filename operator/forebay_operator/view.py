@@ -1,0 +1,230 @@
+"""All that `forebay get`, `forebay timeline` and the page show, as one JSON object; read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import grpc
+
+from forebay_api.conditions import Condition
+from forebay_api.function import FunctionKey
+from forebay_api.model import Model, Stage
+from forebay_operator import wire
+from forebay_operator.decide.seen import FunctionSeen, PipelineSeen, Snapshot
+from forebay_operator.fleet import Attached
+from forebay_operator.progress import Progress
+from forebay_operator.status import FunctionStatus
+from forebay_operator.timeline import ColdStart
+from forebay_wire.v1 import fleet_pb2, view_pb2, view_pb2_grpc
+
+PUSH_SECONDS = 0.1
+"""Shortest time between two snapshots to one watcher."""
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What there is to show. ``workers`` are those attached now."""
+
+    seen: Snapshot
+    statuses: Mapping[FunctionKey, FunctionStatus]
+    progress: Mapping[FunctionKey, Progress | None]
+    workers: Mapping[str, Attached]
+    cold_starts: Iterable[ColdStart]
+    operator: Json
+
+
+def draw(scene: Scene) -> Json:
+    return {
+        "functions": [_function(function, scene) for function in scene.seen.functions],
+        "workers": [_worker(worker) for _, worker in sorted(scene.workers.items())],
+        "pipelines": [_pipeline(pipeline, scene.workers) for pipeline in scene.seen.pipelines],
+        "models": [_model(backbone.model) for backbone in scene.seen.backbones.values()],
+        "coldStarts": [_cold_start(start) for start in scene.cold_starts],
+        "operator": scene.operator,
+    }
+
+
+def _function(function: FunctionSeen, scene: Scene) -> Json:
+    key = function.function.key
+    status = scene.statuses[key]
+    progress = scene.progress.get(key)
+    return {
+        "namespace": key.namespace,
+        "name": key.name,
+        "uri": function.function.spec.model.uri,
+        "model": function.function.served_name,
+        "backbone": function.backbone,
+        "previous": function.previous,
+        "state": status.state,
+        "reason": status.reason,
+        "message": status.message,
+        "ready": status.ready,
+        "desired": status.desired,
+        "waiting": function.demand.waiting,
+        "inFlight": function.demand.in_flight,
+        "url": status.url,
+        "conditions": [_condition(condition) for condition in status.conditions],
+        "progress": progress
+        and {"phase": progress.phase, "fraction": round(progress.fraction, 4), "etaSeconds": round(progress.eta, 2)},
+    }
+
+
+def _condition(condition: Condition) -> Json:
+    return {
+        "type": condition.type,
+        "status": condition.status,
+        "reason": condition.reason,
+        "message": condition.message,
+        "observedGeneration": condition.observed_generation,
+        "lastTransitionTime": condition.since,
+    }
+
+
+def _worker(worker: Attached) -> Json:
+    report = worker.report
+    device = report.device
+    return {
+        "name": report.name,
+        "pid": report.pid,
+        "incarnation": report.incarnation,
+        "node": report.node,
+        "device": device.name,
+        "state": report.state,
+        "memoryBytes": device.memory_bytes,
+        "residentBytes": report.resident_bytes,
+        "kvReservedBytes": report.kv_reserved_bytes,
+        "bytesRead": report.bytes_read,
+        "rowBytesRead": report.row_bytes_read,
+        "processBytes": report.process_bytes,
+        "processPeakBytes": report.process_peak_bytes,
+        "bareBytes": report.bare_bytes,
+        "linkBytesPerSecond": device.link_bytes_per_second,
+        "bucket": device.bucket,
+        "compute": list(device.compute),
+        "holds": _units(report, resident=True),
+        "loading": _units(report, resident=False),
+        "prepared": sorted(prepared.backbone for prepared in report.prepared if not prepared.error),
+        "metricsUrl": report.addresses.metrics,
+        "lastSeen": worker.heard,
+    }
+
+
+def _units(report: fleet_pb2.WorkerReport, *, resident: bool) -> Json:
+    """Unit numbers per backbone: resident ones ascending, or those on their way in the order in which they load."""
+    found: Json = {}
+    for holding in report.holdings:
+        units = [unit.unit for unit in holding.units if (unit.phase == fleet_pb2.UnitState.RESIDENT) == resident]
+        places = {} if resident else {unit: place for place, unit in enumerate(holding.order)}
+        if units:
+            found[holding.model.backbone] = sorted(units, key=lambda unit: (places.get(unit, 0), unit))
+    return found
+
+
+def _pipeline(pipeline: PipelineSeen, workers: Mapping[str, Attached]) -> Json:
+    head = pipeline.stages[-1].worker
+    return {
+        "epoch": str(pipeline.epoch),
+        "backbone": pipeline.backbone,
+        "phase": pipeline.phase,
+        "stages": [_stage(stage) for stage in pipeline.stages],
+        "head": head,
+        "running": pipeline.running,
+        "waiting": pipeline.waiting,
+        "kvBlocks": pipeline.kv_blocks,
+        "kvBlocksFree": _free_blocks(pipeline, workers.get(head)),
+    }
+
+
+def _free_blocks(pipeline: PipelineSeen, head: Attached | None) -> int:
+    told = head.report.pipelines if head else ()
+    return next((state.kv_blocks_free for state in told if wire.epoch(state.epoch) == pipeline.epoch), 0)
+
+
+def _stage(stage: Stage) -> Json:
+    return {"worker": stage.worker, "first": stage.first, "last": stage.last}
+
+
+def _model(model: Model) -> Json:
+    return {
+        "backbone": model.backbone,
+        "uri": model.uri,
+        "architecture": model.architecture,
+        "dtype": model.dtype,
+        "units": [{"index": unit.index, "kind": unit.kind, "linkBytes": unit.link_bytes} for unit in model.units],
+        "totalBytes": model.link_bytes,
+    }
+
+
+def _cold_start(start: ColdStart) -> Json:
+    predicted = start.predicted
+    return {
+        "namespace": start.key.namespace,
+        "name": start.key.name,
+        "backbone": start.model.backbone,
+        "epoch": str(start.epoch),
+        "queuedAt": start.queued_at,
+        "plannedAt": start.planned_at,
+        "predicted": predicted
+        and {
+            "servable": predicted.servable,
+            "firstToken": predicted.first_token,
+            "promptTokens": predicted.prompt_tokens,
+        },
+        "stages": [_stage(stage) for stage in start.stages],
+        "units": [
+            {
+                "worker": worker,
+                "unit": unit,
+                "kind": load.kind,
+                "askedAt": load.asked,
+                "landedAt": load.landed,
+                "bytes": load.bytes,
+            }
+            for (worker, unit), load in sorted(start.units.items(), key=lambda item: (item[0][0], item[1].asked))
+        ],
+        "firstByteAt": start.first_byte_at,
+        "servableAt": start.servable_at,
+        "firstTokenAt": start.first_token_at,
+        "consolidatedAt": start.consolidated_at,
+    }
+
+
+class View(view_pb2_grpc.ViewServicer):
+    """Draws only while somebody watches, and once for all of them. ``draw`` gives the present object."""
+
+    def __init__(self, draw: Callable[[], Json]) -> None:
+        self._draw = draw
+        self._news = asyncio.Event()
+        self._text: str | None = None
+
+    def changed(self) -> None:
+        """There is something new to show."""
+        self._text = None
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def text(self) -> str:
+        if self._text is None:
+            self._text = json.dumps(self._draw(), separators=(",", ":"))
+        return self._text
+
+    async def Watch(
+        self,
+        request: view_pb2.ViewRequest,
+        context: grpc.aio.ServicerContext[view_pb2.ViewRequest, view_pb2.Snapshot],
+    ) -> None:
+        shown = ""
+        while True:
+            news = self._news
+            if (text := self.text()) != shown:
+                shown = text
+                await context.write(view_pb2.Snapshot(json=text))
+            if request.once:
+                return
+            await news.wait()
+            await asyncio.sleep(PUSH_SECONDS)

@@ -1,0 +1,43 @@
+"""Measuring a device leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.rig import Rig, greedy, opened, until
+from forebay_worker.formation import Probe
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("landed", [False, True])
+def test_a_layer_and_the_head_are_measured(rig: Rig, tiny: Tiny, family: str, landed: bool) -> None:
+    folder = tiny(family)
+    node = rig.node()
+    node.prepare(folder)
+    if landed:
+        node.land(folder)
+    probes: list[Probe] = []
+    node.executor.probe(opened(folder).model.backbone, probes.append)
+    until(lambda: probes, "measured")
+    assert [sample.tokens for sample in probes[0].layer] == [1, 16, 64, 256]
+    assert [sample.tokens for sample in probes[0].head] == [1]
+    assert all(sample.seconds > 0 for sample in probes[0].layer + probes[0].head)
+    epoch = rig.form(folder, [node])
+    if not landed:
+        assert node.skeletons[opened(folder).model.backbone].resident == set()
+        node.land(folder)
+    assert rig.ask(node, epoch, (1, 2), max_tokens=4).wait().tokens() == greedy(folder, (1, 2), 4)
+
+
+def test_without_memory_there_are_no_samples(rig: Rig, tiny: Tiny) -> None:
+    node = rig.node(memory=1000)
+    node.prepare(tiny("llama"))
+    probes: list[Probe] = []
+    node.executor.probe(opened(tiny("llama")).model.backbone, probes.append)
+    until(lambda: probes, "measured")
+    assert probes[0].layer == probes[0].head == ()

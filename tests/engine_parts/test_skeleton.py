@@ -1,0 +1,144 @@
+"""Units come and go; nothing is copied; memory that nobody wrote is never read."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints import FAMILIES
+from engine_parts.local_pipeline import CPU, LocalPipeline, Slice, weights
+from forebay_worker.engine.attention import Gather, Step, attend, positions
+from forebay_worker.engine.kv import KvStore
+from forebay_worker.load.checkpoint import open_checkpoint
+from forebay_worker.model.skeleton import NotResident, Skeleton
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_filled_by_the_very_tensors_and_emptied_again(family: str, tiny: Tiny) -> None:
+    checkpoint = open_checkpoint(f"file://{tiny(family)}", "auto")
+    skeleton = Skeleton.build(checkpoint)
+    for unit in range(skeleton.layers + 2):
+        tensors = weights(checkpoint, unit)
+        skeleton.fill(unit, tensors)
+        placed = {place.module._parameters[place.attribute] for p in skeleton._places[unit].values() for place in p}
+        assert {weight.data_ptr() for weight in placed if weight is not None} == {
+            tensor.data_ptr() for tensor in tensors.values()
+        }
+    modules = [skeleton._tokens, *skeleton._decoders, skeleton._norm, skeleton._head]
+    modules += [module for module in (skeleton._positions, skeleton._rotary) if module is not None]
+    everything = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    assert all(tensor.device.type == "cpu" and not tensor.requires_grad for tensor in everything)
+    assert skeleton.resident == set(range(skeleton.layers + 2))
+    skeleton.clear(1)
+    skeleton.clear(1)
+    assert all(weight.is_meta for weight in skeleton._decoders[0].parameters())
+    with pytest.raises(NotResident, match="unit 1 is not resident"):
+        skeleton.layer(0, torch.zeros(1, 1, skeleton.hidden_size), None)  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_refused_whole(tiny: Tiny) -> None:
+    checkpoint = open_checkpoint(f"file://{tiny('llama')}", "auto")
+    skeleton = Skeleton.build(checkpoint)
+    tensors = weights(checkpoint, 1)
+    name = "model.layers.0.mlp.up_proj.weight"
+    with pytest.raises(ValueError, match=r"unit 1: tensors missing .*up_proj"):
+        skeleton.fill(1, {key: tensor for key, tensor in tensors.items() if key != name})
+    with pytest.raises(ValueError, match=r"must be torch\.float32"):
+        skeleton.fill(1, tensors | {name: tensors[name].to(torch.bfloat16)})
+    with pytest.raises(ValueError, match="unknown"):
+        skeleton.fill(2, tensors)
+    assert not skeleton.resident
+    with pytest.raises(NotResident):
+        skeleton.token_rows(torch.tensor([1]))
+
+
+def _answer_after_fork(skeleton: Skeleton, folder: Path, answer: multiprocessing.Queue[list[float]]) -> None:
+    torch.set_num_threads(2)
+    checkpoint = open_checkpoint(f"file://{folder}", "auto")
+    skeleton.fill(skeleton.layers + 1, weights(checkpoint, skeleton.layers + 1))
+    answer.put(skeleton.logits(torch.ones(256, skeleton.hidden_size)).sum(0)[:3].tolist())
+
+
+def test_built_before_a_fork_it_works_after_it(tiny: Tiny) -> None:
+    folder = tiny("qwen2")
+    skeleton = Skeleton.build(open_checkpoint(f"file://{folder}", "auto"))
+    context = multiprocessing.get_context("fork")
+    answer: multiprocessing.Queue[list[float]] = context.Queue()
+    child = context.Process(target=_answer_after_fork, args=(skeleton, folder, answer))
+    child.start()
+    try:
+        assert len(answer.get(timeout=60)) == 3
+        child.join(timeout=60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+        child.join()
+    assert not skeleton.resident, "the child filled its own"
+
+
+def poison(store: KvStore) -> None:
+    for layer in store.layers:
+        for tensor in store.layer(layer):
+            tensor.fill_(torch.nan)
+
+
+def test_memory_that_nobody_wrote_is_never_read(tiny: Tiny) -> None:
+    pipeline = LocalPipeline(tiny("llama"), 2, blocks=8, block_tokens=4)
+    for store in pipeline.stores:
+        poison(store)
+    slices = [Slice(0, 6, (5, 2)), Slice(0, 5, (3, 4)), Slice(0, 1, (7,))]
+    assert pipeline.step(slices, range(12)).isfinite().all()
+    slices = [Slice(6, 1, (5, 2)), Slice(5, 2, (3, 4)), Slice(1, 1, (7,))]
+    assert pipeline.step(slices, range(4)).isfinite().all()
+
+
+class Layer:
+    layer_idx = 0
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_decoding_together_is_decoding_one_by_one(window: int | None) -> None:
+    """What a GPU does in one launch, on poisoned memory, beside what the CPU does slice by slice."""
+    generator = torch.Generator().manual_seed(3)
+    blocks = [(9, 1, 4), (2,), (5, 6, 7, 8), (0, 3)]
+    history = [Slice(0, length, table) for length, table in zip((10, 1, 15, 6), blocks, strict=True)]
+    mixed = [Slice(10, 1, blocks[0]), Slice(1, 1, blocks[1]), Slice(15, 1, blocks[2]), Slice(6, 1, blocks[3])]
+    answers = []
+    for gather in (Gather(0, 0), Gather(12, 100), Gather(100, 100), Gather(100, 25)):
+        store = KvStore(range(1), 10, 4, 2, 8, torch.float32, CPU)
+        poison(store)
+        generator.manual_seed(3)
+        for slices in (history, mixed, [Slice(11, 1, blocks[0]), Slice(2, 2, blocks[1]), Slice(7, 1, blocks[3])]):
+            tokens = sum(part.length for part in slices)
+            query = torch.randn(1, 6, tokens, 8, generator=generator)
+            key, value = torch.randn(2, 1, 2, tokens, 8, generator=generator)
+            step = Step(positions(slices, CPU), slices, store, gather=gather)
+            answer, _ = attend(Layer(), query, key, value, None, forebay_step=step, sliding_window=window)
+        answers.append(answer)
+    assert answers[0].shape == (1, 4, 6, 8)
+    for answer in answers[1:]:
+        torch.testing.assert_close(answers[0], answer)
+
+
+def test_a_store_takes_no_memory_before_it_is_written() -> None:
+    before = _resident()
+    store = KvStore(range(4), 4096, 16, 8, 64, torch.float32, CPU)
+    assert store.nbytes == 4 * 2 * 4096 * 16 * 8 * 64 * 4
+    assert _resident() - before < store.nbytes // 20
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def test_positions_and_slices_must_agree() -> None:
+    store = KvStore(range(1), 4, 4, 1, 8, torch.float32, CPU)
+    with pytest.raises(ValueError, match="3 positions for 2 tokens of 1 slices"):
+        Step(torch.arange(3), [Slice(0, 2, (1,))], store)

@@ -1,0 +1,43 @@
+"""A zygote whose workers do nothing: ``python bare_zygote.py FOLDER BEHAVIOUR [FLAG...]``. Imports no torch.
+
+Each worker leaves a file ``w0.<pid>`` in FOLDER, then behaves: ``sleep``, ``stubborn`` (not on SIGTERM) or ``crash``.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from forebay_worker.config import OneLineParser, add_serve_flags, read_serve_flags
+from forebay_worker.logs import log_to_stderr
+from forebay_worker.zygote import Seat, Zygote, end_with_parent
+
+
+def behave(behaviour: str, seat: Seat) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else signal.SIG_DFL)
+    for purpose in ("engine", "hop"):
+        seat.config.socket(seat.name, purpose).touch()
+    (seat.config.state / f"{seat.name}.{seat.pid}").touch()
+    while behaviour != "crash":
+        signal.pause()
+    return 3
+
+
+def main(folder: str, behaviour: str, *flags: str) -> None:
+    parser = OneLineParser()
+    add_serve_flags(parser, {})
+    given = parser.parse_args(["--operator", "unix:/nowhere", "--state", folder, "--drain-seconds", "0.1", *flags])
+    config = read_serve_flags(parser, given)
+    if config.die_with_parent is not None:
+        end_with_parent(signal.SIGTERM, config.die_with_parent)
+    log_to_stderr()
+    (Path(folder) / "sockets").mkdir()
+    nothing: Any = ()
+    Zygote(config, nothing, lambda seat: behave(behaviour, seat)).run()
+    assert "torch" not in sys.modules
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

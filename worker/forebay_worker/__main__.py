@@ -1,0 +1,178 @@
+"""``python -m forebay_worker``: the zygote and its workers, and tools that need the worker's code.
+
+The command line runs the tools as processes, since it imports neither torch nor this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from forebay_worker.config import DeviceKind, OneLineParser, WorkerConfig, add_serve_flags, read_serve_flags
+
+# Read by libraries when they are first imported.
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",  # several workers share cores: a thread that spins takes the others' time
+    "GOMP_SPINCOUNT": "10000",  # but for some microseconds, between two operations of a step
+    "TOKENIZERS_PARALLELISM": "false",  # its thread pool does not survive a fork
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA must not initialise it before the fork
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    parser = _parser(os.environ)
+    given = parser.parse_args(arguments)
+    match given.tool:
+        case "serve":
+            return _serve(read_serve_flags(given.parser, given))
+        case "inspect":
+            return _inspect(given.uri, given.dtype, given.json)
+        case "probe":
+            return _probe(given.uri, given.dtype, given.device)
+        case _:
+            return _model(given)
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="forebay_worker", description="Forebay's worker and its tools.")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
+
+    serve = tools.add_parser("serve", help="a zygote and its workers, until SIGTERM")
+    add_serve_flags(serve, environ)
+    serve.set_defaults(parser=serve)
+
+    inspect = tools.add_parser("inspect", help="what a checkpoint holds, as JSON")
+    inspect.add_argument("uri", help="file:///folder of the checkpoint")
+    inspect.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    inspect.add_argument("--json", action="store_true", help="errors as JSON on stdout too")
+
+    probe = tools.add_parser("probe", help="measured compute of a checkpoint's layers, as JSON")
+    probe.add_argument("uri", help="file:///folder of the checkpoint")
+    probe.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    probe.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+    kinds = tools.add_parser("model", help="make a checkpoint").add_subparsers(
+        dest="kind", required=True, metavar="KIND"
+    )
+    smollm2 = kinds.add_parser("smollm2", help="SmolLM2-135M-Instruct in float32")
+    smollm2.add_argument("folder", type=Path)
+    random = kinds.add_parser("random", help="random weights of a true shape, with a working tokenizer")
+    random.add_argument("folder", type=Path)
+    random.add_argument("--like", required=True, help="smollm2, llama-1.1b, qwen2-0.5b, ...")
+    random.add_argument("--tiny", action="store_true", help="a few narrow layers")
+    random.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
+    random.add_argument("--seed", type=int, required=True)
+    return parser
+
+
+def _serve(config: WorkerConfig) -> int:
+    from forebay_worker import nvml, zygote
+    from forebay_worker.logs import log_to_stderr
+
+    if config.die_with_parent is not None:
+        zygote.end_with_parent(signal.SIGTERM, config.die_with_parent)
+    log_to_stderr()
+    if config.device == "cuda" and not nvml.inventory():
+        return _refuse("--device cuda: NVML finds no GPU; use cpu or auto")
+    try:
+        (config.state / "sockets").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _refuse(f"--state {config.state}: cannot be used ({error.strerror})")
+    zygote.warm_up()
+    from forebay_worker.life import live
+    from forebay_worker.shelf import Shelf
+
+    zygote.Zygote(config, Shelf(), live).run()
+    return 0
+
+
+def _inspect(uri: str, dtype: str, errors_as_json: bool) -> int:
+    from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
+
+    try:
+        model = open_checkpoint(uri, dtype).model
+    except CheckpointError as error:
+        if errors_as_json:
+            _print({"reason": error.reason, "message": error.message})
+        return _refuse(f"{error.reason}: {error.message}")
+    _print(asdict(model))
+    return 0
+
+
+def _probe(uri: str, dtype: str, device: DeviceKind) -> int:
+    from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(uri, dtype)
+    except CheckpointError as error:
+        return _refuse(f"{error.reason}: {error.message}")
+    import torch
+
+    from forebay_worker.device import Device, DeviceError
+    from forebay_worker.model.skeleton import Skeleton
+    from forebay_worker.probe import measure
+
+    try:
+        opened = Device.open(device, None, 0)
+    except DeviceError as error:
+        return _refuse(str(error))
+    torch.set_num_threads(opened.threads)
+    skeleton = Skeleton.build(checkpoint)
+    skeleton.to(opened.torch_device)
+    with torch.inference_mode():
+        _print(asdict(measure(checkpoint, skeleton, opened)))
+    return 0
+
+
+def _model(given: argparse.Namespace) -> int:
+    from forebay_worker.model.make import MakeError, write_random, write_smollm2
+
+    try:
+        if given.kind == "smollm2":
+            write_smollm2(given.folder, _Bar(sys.stderr).show)
+        else:
+            write_random(given.like, given.folder, given.seed, given.tiny, given.dtype)
+    except MakeError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{given.folder}: cannot be written ({error.strerror})")
+    return 0
+
+
+class _Bar:
+    """Progress of one job: a line that is drawn over on a terminal, a line per change elsewhere."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._last = ""
+
+    def show(self, doing: str, fraction: float) -> None:
+        live = self._out.isatty()
+        line = f"{doing} {fraction:4.0%}" if live else doing
+        if line != self._last:
+            self._out.write(f"\r\x1b[K{line}" + ("\n" if fraction >= 1 else "") if live else f"{line}\n")
+            self._out.flush()
+        self._last = line
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _refuse(line: str) -> int:
+    sys.stderr.write(f"forebay_worker: {line}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

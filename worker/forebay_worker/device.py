@@ -1,0 +1,112 @@
+"""The device that a worker owns: what it is called, what it computes on, its memory ledger and its arenas."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from forebay_worker import nvml
+from forebay_worker.memory import Memory, OutOfMemory, Reservation
+
+__all__ = ["Device", "DeviceError", "Memory", "OutOfMemory", "Reservation"]
+
+CPU_SHARE = 0.5  # of physical memory, for all workers of the machine together, when no budget is given
+CUDA_SHARE = 0.9  # of a card: the rest is for contexts, libraries and the activations of a step
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+class DeviceError(Exception):
+    """The device asked for is not here; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """``compute`` names the resources that computing here uses: workers that share one take turns. ``threads`` is how
+    many CPU threads one operation may use."""
+
+    kind: Literal["cpu", "cuda"]
+    torch_device: torch.device
+    name: str
+    uuid: str
+    memory: Memory
+    compute: tuple[str, ...]
+    threads: int
+
+    @classmethod
+    def open(
+        cls, kind: Literal["auto", "cpu", "cuda"], memory_bytes: int | None, index: int, workers: int = 1
+    ) -> Device:
+        """The device of worker ``index`` of the ``workers`` on this machine; GPUs are dealt out in turn. Only after the
+        fork. ``memory_bytes`` None = a share of what the machine or the card has. Raises DeviceError."""
+        gpus = nvml.inventory() if kind != "cpu" else ()
+        if gpus and torch.cuda.is_available():
+            return cls._open_cuda(gpus, memory_bytes, index, workers)
+        if kind == "cuda":
+            why = "this torch is built without CUDA" if gpus else "NVML finds no GPU"
+            raise DeviceError(f"--device cuda: {why}; use cpu or auto")
+        return cls._open_cpu(memory_bytes, workers)
+
+    @classmethod
+    def _open_cpu(cls, memory_bytes: int | None, workers: int) -> Device:
+        cores = sorted(os.sched_getaffinity(0))
+        host = socket.gethostname()
+        budget = int(physical_bytes() * CPU_SHARE) // workers if memory_bytes is None else memory_bytes
+        return cls(
+            kind="cpu",
+            torch_device=torch.device("cpu"),
+            name="cpu",
+            uuid=f"{host}/cpu",
+            memory=Memory(budget),
+            compute=tuple(f"{host}/cpu{core}" for core in cores),
+            threads=len(cores),
+        )
+
+    @classmethod
+    def _open_cuda(cls, gpus: tuple[nvml.Gpu, ...], memory_bytes: int | None, index: int, workers: int) -> Device:
+        visible = torch.cuda.device_count()
+        ordinal = index % visible
+        # CUDA_VISIBLE_DEVICES renumbers cards for torch, not for NVML: the uuid says which is which.
+        uuid = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
+        gpu = next((gpu for gpu in gpus if gpu.uuid == uuid), gpus[ordinal % len(gpus)])
+        sharers = -(-workers // visible)
+        share = int(min(gpu.free_bytes, gpu.total_bytes / sharers) * CUDA_SHARE)
+        return cls(
+            kind="cuda",
+            torch_device=torch.device("cuda", ordinal),
+            name=gpu.name,
+            uuid=uuid,
+            memory=Memory(share if memory_bytes is None else memory_bytes),
+            compute=(uuid,),
+            threads=1,
+        )
+
+    def arena(self, nbytes: int) -> torch.Tensor:
+        """Uninitialised uint8 [nbytes] on the device. Goes back to the system with the last view of it (CPU), or
+        to torch's pool (CUDA, see ``trim``). Reserve in ``memory`` first: this does not."""
+        if nbytes == 0 or self.kind == "cuda":
+            return torch.empty(nbytes, dtype=torch.uint8, device=self.torch_device)
+        # A mapping of its own, where malloc would keep what was freed. No huge pages: filling them took four times
+        # the CPU time of small ones where it was measured (a guest whose host takes freed memory back).
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(memory, dtype=torch.uint8)
+
+    def trim(self) -> None:
+        """Give pooled memory back, so that other workers of the same card can have it. After units were dropped."""
+        if self.kind == "cuda":
+            torch.cuda.empty_cache()
+
+
+def physical_bytes() -> int:
+    """What this process may use at most: the machine's memory, or its container's limit."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return machine
+    return min(machine, int(limit)) if limit.isdigit() else machine

@@ -1,0 +1,147 @@
+"""One unit on its way from file to device: what is left of it, what it has cost, and when it came.
+
+May not live here: which unit, threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+
+from forebay_worker.device import Device, Reservation
+from forebay_worker.load.checkpoint import Checkpoint
+from forebay_worker.load.copy import Arena, Filling, Mapped, Pinned, PinnedRing, Ready
+from forebay_worker.load.link import Link
+from forebay_worker.load.plan import Phase, Pick, Piece, pieces
+from forebay_worker.load.source import Source
+
+PIECE_BYTES = 1 << 20
+LEAST_PIECE_BYTES = 16 << 10
+PIECE_SECONDS = 0.02  # of an emulated link: rows wait for one piece at most
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A unit on the device. Who takes it releases ``reservation`` after letting the tensors go; ``event`` (CUDA) is to
+    be waited for by the stream that computes."""
+
+    backbone: str
+    unit: int
+    tensors: dict[str, torch.Tensor]
+    reservation: Reservation
+    event: torch.cuda.Event | None = None
+
+    def discard(self) -> None:
+        """Nobody will use it: wait until nothing writes into its memory any more, and give its line back."""
+        if self.event is not None:
+            self.event.synchronize()
+        self.reservation.release()
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLoad:
+    """Times in unix microseconds, 0 = not yet: first byte asked of the link, unit ready. ``bytes`` have crossed."""
+
+    unit: int
+    phase: Phase
+    asked_unix_us: int = 0
+    landed_unix_us: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of a unit since it was begun. ``handed`` is the reservation that went with it when it landed: not
+    the tensors, which must die with their last user."""
+
+    asked_unix_us: int = 0
+    landed_unix_us: int = 0
+    bytes: int = 0
+    handed: Reservation | None = None
+
+    def state(self, unit: int, phase: Phase) -> UnitLoad:
+        return UnitLoad(unit, phase, self.asked_unix_us, self.landed_unix_us, self.bytes)
+
+
+class Way:
+    """How bytes come to this device: over which link, in pieces of which size, by which means."""
+
+    def __init__(self, device: Device, link: Link) -> None:
+        self.device = device
+        self.link = link
+        # Pinning takes a while, so it is done before anything is asked for.
+        self._ring = PinnedRing(device) if device.kind == "cuda" else None
+
+    @property
+    def piece_bytes(self) -> int:
+        if self.link.paced:
+            return int(min(PIECE_BYTES, max(LEAST_PIECE_BYTES, self.link.rate * PIECE_SECONDS)))
+        return PinnedRing.BYTES if self._ring else PIECE_BYTES
+
+    def filling(self, checkpoint: Checkpoint, unit: int, source: Source) -> Filling:
+        tensors, dtype = checkpoint.tensors[unit], checkpoint.model.dtype
+        if self._ring:
+            return Pinned(self.device, tensors, dtype, source, self._ring)
+        if self.link.paced or any(tensor.dtype != dtype for tensor in tensors):
+            return Arena(self.device, tensors, dtype, source)
+        return Mapped(tensors, source)
+
+
+@dataclass(slots=True, eq=False)
+class Begun:
+    """A unit whose memory is reserved. ``seconds`` were spent moving its bytes, not waiting for an emulated link."""
+
+    pick: Pick
+    checkpoint: Checkpoint
+    reservation: Reservation
+    way: Way
+    progress: Progress = field(default_factory=Progress)
+    seconds: float = 0.0
+    source: Source = field(init=False)
+    left: deque[Piece] = field(init=False)
+    filling: Filling | None = None
+
+    def __post_init__(self) -> None:
+        self.source = Source(self.checkpoint.stamps)
+        self.left = deque(pieces(self.checkpoint.tensors[self.pick.unit], self.way.piece_bytes))
+
+    def advance(self, stop: threading.Event) -> int:
+        """Bring a piece over; returns its bytes, 0 if none was left or ``stop`` was set. Raises CheckpointError."""
+        if self.filling is None:
+            self.progress.asked_unix_us = unix_us()
+            self.filling = self.way.filling(self.checkpoint, self.pick.unit, self.source)
+        if not self.left:
+            return 0
+        piece = self.left.popleft()
+        started = time.monotonic()
+        available = self.way.link.charge(piece.nbytes)
+        self.filling.move(piece)
+        self.seconds += time.monotonic() - started
+        if not self.way.link.wait(available, stop):
+            self.left.appendleft(piece)
+            return 0
+        self.progress.bytes += piece.nbytes
+        return piece.nbytes
+
+    def finish(self) -> Landed | None:
+        """The unit, when no piece is left."""
+        if self.left or self.filling is None:
+            return None
+        self.source.close()
+        ready: Ready = self.filling.finish()
+        return Landed(self.pick.backbone, self.pick.unit, ready.tensors, self.reservation, ready.event)
+
+    def abandon(self) -> None:
+        if self.filling is not None:
+            self.filling.abandon()
+            self.filling = None
+        self.source.close()
+        self.reservation.release()
+
+
+def unix_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,122 @@
+"""How long one decoder layer and the head unit take on this device: what the planner's predictions rest on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from forebay_worker.device import Device, OutOfMemory
+from forebay_worker.engine import attention
+from forebay_worker.engine.kv import KvStore
+from forebay_worker.formation import Probe, Sample
+from forebay_worker.load.checkpoint import Checkpoint
+from forebay_worker.model.skeleton import Skeleton
+
+LAYER_TOKENS = (1, 16, 64, 256)
+REPEATS = 5  # the shortest counts
+SECONDS = 0.25  # for the layer, and as much again for the head
+WEIGHT = 0.01  # any number but zero: untouched pages would all be the same cached one
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    start: int
+    length: int
+    blocks: Sequence[int]
+
+
+def measure(checkpoint: Checkpoint, skeleton: Skeleton, device: Device) -> Probe:
+    """Takes about half a second, on the device thread while nothing else runs.
+
+    Uses resident units where there are any, else stand-ins of the same shape. A part without memory has no samples.
+    """
+    resident = sorted(skeleton.resident)
+    layers = [unit for unit in resident if 1 <= unit <= skeleton.layers] or [1]
+    with _filled(checkpoint, skeleton, device, layers[0]) as there:
+        layer = _samples(LAYER_TOKENS, _layer(skeleton, layers[0] - 1, device), device) if there else ()
+    with _filled(checkpoint, skeleton, device, skeleton.layers + 1) as there:
+        head = _samples((1,), _head(skeleton, device), device) if there else ()
+    return Probe(checkpoint.model.backbone, layer, head)
+
+
+@contextmanager
+def _filled(checkpoint: Checkpoint, skeleton: Skeleton, device: Device, unit: int) -> Iterator[bool]:
+    """``unit`` is resident for a while; False when there is no memory for that."""
+    if unit in skeleton.resident:
+        yield True
+        return
+    try:
+        reservation = device.memory.reserve("probe", checkpoint.model.units[unit].resident_bytes)
+    except OutOfMemory:
+        yield False
+        return
+    try:
+        skeleton.fill(
+            unit,
+            {part.name: _stand_in(part.shape, skeleton.dtype, device) for part in checkpoint.tensors[unit]},
+        )
+        yield True
+    finally:
+        skeleton.clear(unit)
+        reservation.release()
+        device.trim()
+
+
+def _stand_in(shape: Sequence[int], dtype: torch.dtype, device: Device) -> torch.Tensor:
+    size = torch.Size(shape).numel() * dtype.itemsize
+    return device.arena(size).view(dtype).view(*shape).fill_(WEIGHT)
+
+
+def _layer(skeleton: Skeleton, layer: int, device: Device) -> Callable[[int], None]:
+    block_tokens = 16
+    blocks = -(-max(LAYER_TOKENS) // block_tokens)
+    kv = KvStore(
+        range(layer, layer + 1),
+        blocks,
+        block_tokens,
+        skeleton.kv_heads,
+        skeleton.head_dim,
+        skeleton.dtype,
+        device.torch_device,
+    )
+
+    def run(tokens: int) -> None:
+        slices = (_Slice(0, tokens, range(blocks)),)
+        hidden = torch.full((1, tokens, skeleton.hidden_size), WEIGHT, dtype=skeleton.dtype, device=device.torch_device)
+        context = skeleton.context(attention.positions(slices, device.torch_device), slices, kv)
+        skeleton.layer(layer, hidden, context)
+
+    return run
+
+
+def _head(skeleton: Skeleton, device: Device) -> Callable[[int], None]:
+    def run(rows: int) -> None:
+        hidden = torch.full((rows, skeleton.hidden_size), WEIGHT, dtype=skeleton.dtype, device=device.torch_device)
+        skeleton.logits(hidden).argmax(-1).tolist()
+
+    return run
+
+
+def _samples(sizes: Sequence[int], run: Callable[[int], None], device: Device) -> tuple[Sample, ...]:
+    samples: list[Sample] = []
+    end = time.perf_counter() + SECONDS
+    run(1)  # the first call of a kind is slow
+    for size in sizes:
+        best = float("inf")
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            run(size)
+            if device.kind == "cuda":
+                torch.cuda.synchronize(device.torch_device)
+            now = time.perf_counter()
+            best = min(best, now - begin)
+            if now + best > end:
+                break
+        samples.append(Sample(size, best))
+        if time.perf_counter() > end:
+            break
+    return tuple(samples)
