@@ -36,6 +36,7 @@ from forebay_worker.report import Reporter
 from forebay_worker.service import EngineService
 from forebay_worker.stage import Executor
 from forebay_worker.states import WORKER, WorkerEvent, WorkerState
+from forebay_worker.team import compute_alone
 from forebay_worker.zygote import Seat
 
 log = structlog.get_logger(__name__)
@@ -110,6 +111,7 @@ class Worker:
         self._changes = Changes()
         self._device = Device.open(config.device, config.device_memory, seat.index, config.count)
         torch.set_num_threads(self._device.threads)  # the zygote had one
+        compute_alone()
         own = Bucket(config.link_rate) if config.link_rate else None
         self._loader = Loader(
             self._device,

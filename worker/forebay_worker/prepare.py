@@ -15,6 +15,7 @@ from forebay_worker.holdings import Holdings
 from forebay_worker.load.checkpoint import Checkpoint, CheckpointError
 from forebay_worker.shelf import CAPACITY, Parts
 from forebay_worker.stage import Executor
+from forebay_worker.team import compute_alone
 from forebay_worker.zygote import Seat
 
 log = structlog.get_logger(__name__)
@@ -41,7 +42,7 @@ class Preparations:
         self._executor = executor
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._builder = ThreadPoolExecutor(1, "builder")  # one thread: the shelf is not shared
+        self._builder = ThreadPoolExecutor(1, "builder", compute_alone)  # one thread: the shelf is not shared
         self._building: dict[str, asyncio.Task[Parts]] = {}
         self._ready: OrderedDict[str, Parts] = OrderedDict()  # the least recently used first
         self._seen: dict[str, Preparation] = {}

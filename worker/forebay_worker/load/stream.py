@@ -25,6 +25,7 @@ from forebay_worker.load.landing import Begun, Landed, Progress, UnitLoad, Way, 
 from forebay_worker.load.link import Link
 from forebay_worker.load.plan import Pick, Queue
 from forebay_worker.load.source import Source
+from forebay_worker.team import compute_alone
 
 __all__ = ["Landed", "Loader", "UnitLoad"]
 
@@ -156,6 +157,7 @@ class Loader:
             self._wake.notify()
 
     def _run(self) -> None:
+        compute_alone()
         try:
             while not self._stop.is_set():
                 self._turn()
