@@ -20,7 +20,7 @@ from forebay_worker.config import DeviceKind, OneLineParser, WorkerConfig, add_s
 # Read by libraries when they are first imported.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # several workers share cores: a thread that spins takes the others' time
-    "GOMP_SPINCOUNT": "10000",  # but for some microseconds, between two operations of a step
+    "GOMP_SPINCOUNT": "100000",  # but for a millisecond: that bridges what a step does between two operations
     "TOKENIZERS_PARALLELISM": "false",  # its thread pool does not survive a fork
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA must not initialise it before the fork
     "HF_HUB_OFFLINE": "1",
