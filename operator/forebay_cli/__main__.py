@@ -8,20 +8,32 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from forebay_api import local
-from forebay_api.quantities import parse_rate, parse_size
-from forebay_cli import coldstart, tables, view
-from forebay_cli.state import NothingRuns, State
-from forebay_cli.workers import DeviceFlags, ToolFailed, command
+from forebay_cli import looking
+from forebay_cli.options import (
+    Device,
+    DeviceMemory,
+    Files,
+    LinkRate,
+    Output,
+    SharedLink,
+    StateFolder,
+    Workers,
+    at_least_one,
+    device_flags,
+    err,
+    fail,
+    out,
+    warn,
+)
+from forebay_cli.state import State
+from forebay_cli.workers import ToolFailed, command
 
 app = typer.Typer(
     name="forebay",
@@ -36,97 +48,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Make checkpoints to try Forebay with.")
 app.add_typer(model_app, name="model")
-
-out = Console()
-err = Console(stderr=True)
-
-
-class Kind(StrEnum):
-    FUNCTIONS = "functions"
-    WORKERS = "workers"
-    PIPELINES = "pipelines"
-
-
-class Output(StrEnum):
-    WIDE = "wide"
-    JSON = "json"
-
-
-def _checked(parse: Callable[[str], object]) -> Callable[[str | None], str | None]:
-    def check(given: str | None) -> str | None:
-        try:
-            if given is not None:
-                parse(given)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-        return given
-
-    return check
-
-
-def _at_least_one(given: int) -> int:
-    if given < 1:
-        raise typer.BadParameter(f"{given} is too few: at least 1 is needed")
-    return given
-
-
-Files = Annotated[
-    list[Path], typer.Option("-f", "--file", help="A YAML file of LLMFunctions, or a folder of them. Repeatable.")
-]
-StateFolder = Annotated[
-    Path | None,
-    typer.Option("--state", help="The folder by which processes find each other.", envvar="FOREBAY_STATE"),
-]
-Workers = Annotated[
-    int,
-    typer.Option(
-        "--workers", help="How many workers, one device each.", callback=_at_least_one, envvar="FOREBAY_WORKERS"
-    ),
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", envvar="FOREBAY_DEVICE")]
-DeviceMemory = Annotated[
-    str | None,
-    typer.Option(
-        "--device-memory",
-        help="Memory of each device, such as 2GB; more is refused.",
-        callback=_checked(parse_size),
-        envvar="FOREBAY_DEVICE_MEMORY",
-    ),
-]
-LinkRate = Annotated[
-    str | None,
-    typer.Option(
-        "--link-rate",
-        help="Emulate one link per worker, such as 50MB/s.",
-        callback=_checked(parse_rate),
-        envvar="FOREBAY_LINK_RATE",
-    ),
-]
-SharedLink = Annotated[
-    str | None,
-    typer.Option(
-        "--shared-link",
-        help="Emulate one bucket that all links share, such as 50MB/s.",
-        callback=_checked(parse_rate),
-        envvar="FOREBAY_SHARED_LINK",
-    ),
-]
-FunctionName = Annotated[str | None, typer.Argument(help="NAME or NAMESPACE/NAME; the last one when left out.")]
-
-
-def _fail(message: object) -> typer.Exit:
-    _warn(message)
-    return typer.Exit(2)
-
-
-def _warn(message: object) -> None:
-    err.print(f"forebay: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-def _device(device: str, memory: str | None, rate: str | None, shared: str | None) -> DeviceFlags:
-    if device not in ("auto", "cpu", "cuda"):
-        raise _fail(f"--device {device}: must be auto, cpu or cuda")
-    return DeviceFlags(device, memory, rate, shared)
+app.add_typer(looking.app)
 
 
 @app.command()
@@ -150,16 +72,16 @@ def up(
     from forebay_gateway.errors import CannotStart as GatewayCannotStart
     from forebay_operator.listen import CannotListen
 
-    flags = _device(device, device_memory, link_rate, shared_link)
+    flags = device_flags(device, device_memory, link_rate, shared_link)
     config = UpConfig(tuple(file), workers, flags, host, port, State.find(state))
 
     def announce(url: str) -> None:
         out.print(f"forebay is ready at {url}", highlight=False, soft_wrap=True)
 
     try:
-        asyncio.run(run_up(config, announce, _warn))
+        asyncio.run(run_up(config, announce, warn))
     except (CannotStart, CannotListen, GatewayCannotStart) as error:
-        raise _fail(error) from error
+        raise fail(error) from error
 
 
 @app.command()
@@ -202,7 +124,7 @@ def gateway(
 @app.command()
 def worker(
     count: Annotated[
-        int, typer.Option(help="How many workers, one device each.", callback=_at_least_one, envvar="FOREBAY_COUNT")
+        int, typer.Option(help="How many workers, one device each.", callback=at_least_one, envvar="FOREBAY_COUNT")
     ] = 1,
     operator: Annotated[
         str | None,
@@ -215,7 +137,7 @@ def worker(
     state: StateFolder = None,
 ) -> None:
     """Run a zygote and its workers alone."""
-    flags = _device(device, device_memory, link_rate, shared_link)
+    flags = device_flags(device, device_memory, link_rate, shared_link)
     target = operator or f"unix:{State.find(state).folder / local.OPERATOR_SOCKET}"
     _become("forebay_worker", ["serve", "--count", str(count), *flags.arguments()], state, operator=target)
 
@@ -243,100 +165,17 @@ def plan(
     """Say before applying: who would load what, whether it fits, and when the first token would come."""
     from forebay_cli import plan as planning
 
-    flags = _device(device, device_memory, link_rate, shared_link)
+    flags = device_flags(device, device_memory, link_rate, shared_link)
     try:
         with err.status("reading headers and timing one layer…"):
             plans = planning.plans(tuple(file), workers, flags, prompt_tokens)
     except (planning.CannotPlan, ToolFailed) as error:
-        raise _fail(error) from error
+        raise fail(error) from error
     if output is Output.JSON:
         typer.echo(json.dumps([made.to_json() for made in plans], indent=2))
         return
     for made in plans:
         made.show(out, wide=output is Output.WIDE)
-
-
-@app.command()
-def get(
-    kind: Annotated[Kind, typer.Argument(help="functions, workers or pipelines")],
-    output: Annotated[Output | None, typer.Option("-o", "--output", help="wide or json")] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on as things change.")] = False,
-    state: StateFolder = None,
-) -> None:
-    """Show what `kubectl get` would show."""
-
-    def text(seen: view.View) -> str:
-        items = seen[kind.value]
-        if output is Output.JSON:
-            return json.dumps(items, indent=None if watch else 2)
-        return tables.table(kind.value, items, wide=output is Output.WIDE)
-
-    async def run() -> None:
-        find = State.find(state).operator
-        if not watch:
-            typer.echo(text(await view.look(find())))
-            return
-        last = None
-        async for seen in view.follow(find):
-            if (shown := text(seen)) != last:
-                typer.echo(shown)
-                last = shown
-
-    _look(run())
-
-
-@app.command()
-def invoke(
-    function: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME")],
-    prompt: Annotated[str, typer.Argument(help="What to say.")],
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="End the answer after so many tokens.")] = None,
-    state: StateFolder = None,
-) -> None:
-    """Ask a function; see its cold start while you wait."""
-    from forebay_cli.answer import show
-    from forebay_cli.invoke import InvokeFailed
-
-    try:
-        asyncio.run(show(State.find(state).gateway(), function, prompt, out=out, err=err, max_tokens=max_tokens))
-    except (NothingRuns, InvokeFailed) as error:
-        raise _fail(error) from error
-
-
-@app.command()
-def timeline(
-    function: FunctionName = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="trace.json (Perfetto) or a .png")] = Path(
-        "timeline.png"
-    ),
-    state: StateFolder = None,
-) -> None:
-    """Write the last cold start as a picture or as a trace that Perfetto opens."""
-
-    async def run() -> None:
-        seen = await view.look(State.find(state).operator())
-        start = coldstart.pick(seen["coldStarts"], function)
-        try:
-            coldstart.write(start, output)
-        except OSError as error:
-            raise _fail(f"-o {output}: cannot be written ({error.strerror})") from error
-        for name, seconds in coldstart.phases(start):
-            out.print(f"{name:26} {'–' if seconds is None else f'{seconds:8.3f} s'}", highlight=False)
-        out.print(f"wrote {output}", highlight=False)
-
-    if output.suffix not in (".json", ".png", ".svg", ".pdf"):
-        raise _fail(f"-o {output}: must end with .json (a trace) or .png, .svg, .pdf (a picture)")
-    _look(run())
-
-
-def _look(run: Coroutine[None, None, None]) -> None:
-    try:
-        asyncio.run(run)
-    except (NothingRuns, view.OperatorAway, coldstart.NoColdStart) as error:
-        raise _fail(error) from error
-    except ModuleNotFoundError as error:
-        raise _fail(
-            f"pictures need {error.name}: install forebay[plot], or write a trace with -o trace.json"
-        ) from error
 
 
 @model_app.command("smollm2")
@@ -374,7 +213,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = 130
     except TyperException as error:
-        status = _fail(_line(error)).exit_code
+        status = fail(_line(error)).exit_code
     except BrokenPipeError:  # who read our output has seen enough: `forebay get workers | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141

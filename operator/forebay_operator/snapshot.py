@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from forebay_api.conditions import Reason
@@ -13,6 +13,7 @@ from forebay_operator import reports
 from forebay_operator.decide import recover
 from forebay_operator.decide.seen import BackboneSeen, Costs, FunctionSeen, Snapshot
 from forebay_operator.demand import Demand
+from forebay_operator.estate import Estate
 from forebay_operator.fleet import Attached, Fleet
 from forebay_operator.functions import Functions, Known
 from forebay_operator.inspections import Failure, Inspections, Subject
@@ -72,18 +73,20 @@ def _ascending(samples: Iterable[fleet_pb2.ComputeSample]) -> tuple[tuple[int, f
 
 @dataclass(slots=True)
 class Observer:
-    """Takes snapshots of what the streams say, before anything is laid over it."""
+    """Takes snapshots of what the streams and ``estate`` say, before steps under way are laid over it."""
 
     functions: Functions
     fleet: Fleet
     demand: Demand
     inspections: Inspections
+    estate: Callable[[], Estate] = Estate
     epochs: Epochs = field(default_factory=Epochs)
     measured: Measured = field(default_factory=Measured)
     rolling: Rolling = field(default_factory=Rolling)
 
     def take(self, term: int, now: float) -> Snapshot:
         attached = list(self.fleet.workers.values())
+        estate = self.estate()
         self.inspections.settle({worker.name: worker.incarnation for worker in attached}, now)
         for backbone in recover.condemned(worker.seen for worker in attached):
             self.inspections.condemn(backbone, NOT_A_NUMBER, now)
@@ -94,7 +97,7 @@ class Observer:
         bare = Snapshot(
             functions=tuple(self._function(key, known, now) for key, known in sorted(self.functions.known.items())),
             backbones={},
-            workers=tuple(worker.seen for worker in sorted(attached, key=lambda worker: worker.name)),
+            workers=tuple(estate.known(worker.seen) for worker in sorted(attached, key=lambda worker: worker.name)),
             pipelines=tuple(sorted(pipelines.values(), key=lambda pipeline: pipeline.epoch)),
             next_epoch=self.epochs.following(
                 term, pipelines, (worker.report.counter for worker in attached if worker.report.term == term)

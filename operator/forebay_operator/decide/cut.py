@@ -84,9 +84,12 @@ def predict(
     compute = compute_seconds(model, costs, prompt_tokens)
     rates = effective_rates([workers[stage.worker].link for stage in stages])
     done = servable = 0.0
-    for position, (stage, rate) in enumerate(zip(stages, rates, strict=True)):
-        resident = workers[stage.worker].holdings.get(model.backbone, HoldingSeen()).resident
-        done += costs.hop if position else 0.0
+    before: WorkerSeen | None = None
+    for stage, rate in zip(stages, rates, strict=True):
+        worker = workers[stage.worker]
+        resident = worker.holdings.get(model.backbone, HoldingSeen()).resident
+        done += hop_seconds(costs, before.node, worker.node) if before else 0.0
+        before = worker
         queued = 0
         for unit in stage.units:
             queued += 0 if unit in resident or unit == 0 else model.units[unit].link_bytes
@@ -94,6 +97,10 @@ def predict(
         queued += model.units[0].link_bytes if 0 in stage.units and 0 not in resident else 0
         servable = max(servable, queued / rate)
     return Prediction(servable, done, prompt_tokens)
+
+
+def hop_seconds(costs: Costs, node: str, following: str) -> float:
+    return costs.hop if node == following else costs.far_hop
 
 
 def equal_cut(model: Model, workers: Sequence[str]) -> tuple[Stage, ...]:
@@ -144,27 +151,33 @@ def best_cut(
     return Cut(stages, predict(model, costs, named, stages, prompt_tokens))
 
 
+Kind = tuple[str, Link, frozenset[int], int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Site:
     """A candidate as the search sees it. ``room`` is capped at what the whole model needs, so that ampleness is
     equal."""
 
     worker: str
+    node: str
     link: Link
     resident: frozenset[int]
     room: int
 
     @property
-    def kind(self) -> tuple[Link, frozenset[int], int]:
+    def kind(self) -> Kind:
         """Workers of one kind are interchangeable."""
-        return self.link, self.resident, self.room
+        return self.node, self.link, self.resident, self.room
 
 
 def _site(model: Model, worker: WorkerSeen, kv_tokens: int, room: Mapping[str, int] | None) -> _Site:
     resident = worker.holdings.get(model.backbone, HoldingSeen()).resident
     held = sum(model.units[unit].resident_bytes for unit in resident)
     free = worker.memory - held if room is None else room[worker.name]
-    return _Site(worker.name, worker.link, resident, min(free, model.resident_bytes + _kv_bytes(model, kv_tokens)))
+    return _Site(
+        worker.name, worker.node, worker.link, resident, min(free, model.resident_bytes + _kv_bytes(model, kv_tokens))
+    )
 
 
 def _kv_bytes(model: Model, tokens: int) -> int:
@@ -174,20 +187,30 @@ def _kv_bytes(model: Model, tokens: int) -> int:
 def orders(sites: Sequence[_Site], count: int) -> Iterator[tuple[_Site, ...]]:
     """Selections of ``count`` sites in an order, one of each kind, the preferred first. Up to `EXHAUSTIVE` sites: all.
 
-    Beyond: the ``count`` most preferred and the ``count`` fastest, each in the given order, slowest first (a later
-    stage has more time to load), fastest first, and by the first unit that is held (survivors keep their places)."""
-    tried: set[tuple[tuple[Link, frozenset[int], int], ...]] = set()
+    Beyond: the ``count`` most preferred, of all and of each node, and the ``count`` fastest, each in the given order,
+    slowest first (a later stage has more time to load), fastest first, and by the first unit that is held (survivors
+    keep their places)."""
+    tried: set[tuple[Kind, ...]] = set()
     ordered = permutations(sites, count) if len(sites) <= EXHAUSTIVE else _likely(sites, count)
-    for order in ordered:
+    # The nearest first, since of equals the first is taken: a hop that hides behind loading is felt at every token.
+    for order in sorted(ordered, key=_far_hops):
         kinds = tuple(site.kind for site in order)
         if kinds not in tried:
             tried.add(kinds)
             yield order
 
 
+def _far_hops(order: Sequence[_Site]) -> int:
+    return sum(site.node != following.node for site, following in pairwise(order))
+
+
 def _likely(sites: Sequence[_Site], count: int) -> Iterator[tuple[_Site, ...]]:
     rates = dict(zip(sites, effective_rates([site.link for site in sites]), strict=True))
-    for chosen in (sites[:count], sorted(sites, key=lambda site: -rates[site])[:count]):
+    nodes = [
+        [site for site in sites if site.node == node][:count] for node in dict.fromkeys(site.node for site in sites)
+    ]
+    near = [chosen for chosen in nodes if len(chosen) == count]
+    for chosen in (sites[:count], *near, sorted(sites, key=lambda site: -rates[site])[:count]):
         yield tuple(chosen)
         yield tuple(sorted(chosen, key=lambda site: rates[site]))
         yield tuple(sorted(chosen, key=lambda site: -rates[site]))
@@ -212,7 +235,7 @@ class _Table:
     def __init__(self, model: Model, costs: Costs, prompt_tokens: int, kv_tokens: int) -> None:
         self._units = model.units
         self._compute = compute_seconds(model, costs, prompt_tokens)
-        self._hop = costs.hop
+        self._costs = costs
         self._kv = [
             kv_tokens * model.kv_bytes_per_token_per_layer if unit.kind is UnitKind.LAYER else 0 for unit in model.units
         ]
@@ -243,7 +266,8 @@ class _Table:
                 arrivals, landed = [0.0] + [inf] * (len(self._units) - 1), [0.0] * len(self._units)
             else:
                 before = self._front(chain[:-1])
-                arrivals = [inf, *(finish + self._hop for finish in before.finish[:-1])]
+                hop = hop_seconds(self._costs, chain[-2][0].node, site.node)
+                arrivals = [inf, *(finish + hop for finish in before.finish[:-1])]
                 landed = [0.0, *before.landed[:-1]]
             self._fronts[chain] = self._extend(arrivals, landed, site, rate)
         return self._fronts[chain]

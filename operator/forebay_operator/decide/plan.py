@@ -63,7 +63,8 @@ def next_steps(seen: Snapshot, now: float) -> Plan:
     leaving: list[Eviction] = []
     refused: dict[str, Refusal] = {}
     for want in wanted:
-        banned = frozenset(eviction.worker for eviction in leaving if eviction.backbone == want.backbone)
+        evicted_from = (eviction.worker for eviction in leaving if eviction.backbone == want.backbone)
+        banned = want.outside(draft.seen).union(evicted_from)
         answer = _settle(draft, want, banned)
         if answer is not None:
             evicted = _make_room(draft.seen, want, busy, answer)
@@ -82,23 +83,28 @@ def next_steps(seen: Snapshot, now: float) -> Plan:
 
 
 def _inspections(seen: Snapshot) -> list[Inspect]:
-    """One for every model that is not known, of any ready worker."""
-    reader = min((worker.name for worker in seen.workers if worker.ready), default=None)
-    models = dict.fromkeys(
-        (function.function.spec.model.uri, function.function.spec.model.dtype)
-        for function in seen.functions
-        if not function.backbone and function.failure is None and not function.inspecting
-    )
-    return [Inspect(reader, uri, dtype) for uri, dtype in models if reader is not None]
+    """One for every model that is not known, of any ready worker of its function's pool."""
+    readers: dict[tuple[str, str], str] = {}
+    for function in seen.functions:
+        spec = function.function.spec
+        ready = (worker.name for worker in seen.workers if worker.ready and worker.serves(spec.pool))
+        reader = min(ready, default=None)
+        if not function.backbone and function.failure is None and not function.inspecting and reader is not None:
+            readers.setdefault((spec.model.uri, spec.model.dtype), reader)
+    return [Inspect(reader, uri, dtype) for (uri, dtype), reader in readers.items()]
 
 
 def _preparations(seen: Snapshot) -> list[Prepare]:
-    """Skeleton and tokenizer on every ready worker, before anybody asks; compute is measured once for each set of
-    resources, and only while nothing is known of it."""
+    """Skeleton and tokenizer on every ready worker of a function's pool, before anybody asks; compute is measured once
+    for each set of resources, and only while nothing is known of it."""
     found = []
-    named = {function.backbone for function in seen.functions if function.failure is None}
-    for backbone in sorted(named & seen.backbones.keys()):
-        ready = sorted((worker for worker in seen.workers if worker.ready), key=lambda worker: worker.name)
+    pools: dict[str, set[str]] = {}
+    for function in seen.functions:
+        if function.failure is None and function.backbone in seen.backbones:
+            pools.setdefault(function.backbone, set()).add(function.function.spec.pool)
+    for backbone in sorted(pools):
+        able = (worker for worker in seen.workers if worker.ready and any(map(worker.serves, pools[backbone])))
+        ready = sorted(able, key=lambda worker: worker.name)
         measured = {worker.compute for worker in ready if backbone in worker.probed}
         for worker in ready:
             probe = not seen.backbones[backbone].costs.layer and worker.compute not in measured
@@ -192,7 +198,7 @@ def _make_room(seen: Snapshot, want: Want, busy: Set[str], refusal: Refusal) -> 
     if not want.pressing or refusal.reason is not Reason.INSUFFICIENT_GPUS:
         return ()
     tokens = min_tokens(want.max_model_len)
-    return evictions(seen, want.backbone, busy, tokens, lambda rooms: _place(seen, want, frozenset(), rooms))
+    return evictions(seen, want.backbone, busy, tokens, lambda rooms: _place(seen, want, want.outside(seen), rooms))
 
 
 def _making_room(evicted: Sequence[Eviction]) -> Refusal:

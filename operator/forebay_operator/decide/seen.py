@@ -22,11 +22,13 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Measured compute of one backbone. Seconds of one decoder layer (or the head) for a step of T tokens are
-    interpolated from samples (tokens, seconds), ascending by tokens; hop = seconds from stage to stage."""
+    interpolated from samples (tokens, seconds), ascending by tokens; hop = seconds from stage to stage within a node,
+    far_hop = to another node."""
 
     layer: tuple[tuple[int, float], ...] = ()
     head: tuple[tuple[int, float], ...] = ()
     hop: float = 0.0005
+    far_hop: float = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class WorkerSeen:
     """``memory`` is the budget for units and KV; ``compute`` names the resources it computes on.
 
     ``prepared``: backbones whose skeleton and tokenizer it has, or was told to make; ``probed``: those whose compute it
-    measured, or was told to measure. ``not_numbers``: those whose answers were no numbers there."""
+    measured, or was told to measure. ``not_numbers``: those whose answers were no numbers there. ``pool``: the one it
+    belongs to, empty where there are none: it serves functions of every pool."""
 
     name: str
     incarnation: str
@@ -78,11 +81,15 @@ class WorkerSeen:
     link: Link
     compute: frozenset[str]
     node: str = ""
+    pool: str = ""
     holdings: Mapping[str, HoldingSeen] = field(default_factory=dict)
     kv_bytes: Mapping[Epoch, int] = field(default_factory=dict)
     prepared: frozenset[str] = frozenset()
     probed: frozenset[str] = frozenset()
     not_numbers: frozenset[str] = frozenset()
+
+    def serves(self, pool: str) -> bool:
+        return self.pool in ("", pool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ BYTES_PER_TOKEN = 4
 class Want:
     """``desired`` replicas, at most ``limit`` workers filled. ``pressing``: requests wait or run, or it is to take over
     from the model before. ``floor``: it is wanted though nobody asks. ``oldest``: unix seconds since when a request
-    waits (inf: none does). ``max_model_len`` in tokens."""
+    waits (inf: none does). ``max_model_len`` in tokens. ``pools``: those of its functions."""
 
     backbone: str
     desired: int = 0
@@ -31,6 +31,11 @@ class Want:
     pressing: bool = False
     floor: bool = False
     oldest: float = inf
+    pools: frozenset[str] = frozenset()
+
+    def outside(self, seen: Snapshot) -> frozenset[str]:
+        """The workers that belong to pools of others."""
+        return frozenset(worker.name for worker in seen.workers if worker.pool and worker.pool not in self.pools)
 
 
 def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> tuple[Want, ...]:
@@ -74,6 +79,7 @@ def _want(
         pressing=any(_presses(backbone, function) for function in active),
         floor=any(scale.floor for scale in chosen),
         oldest=min(function.demand.oldest_waiting or inf for function in active),
+        pools=frozenset(spec.pool for spec in specs),
     )
 
 
