@@ -52,11 +52,17 @@ def _config() -> GatewayConfig:
     parser.add_argument(
         "--operator",
         default=os.environ.get("FOREBAY_OPERATOR"),
-        help="gRPC target of the operator (default: its socket in the state folder)",
+        help="gRPC targets of the operator, comma-separated (default: its socket in the state folder)",
     )
     parser.add_argument("--state", type=Path, default=config.state, help="folder where processes of one machine meet")
     parser.add_argument("--domain", default=config.domain, help="of <function>.<namespace>.<domain> host names")
     parser.add_argument("--drain-seconds", type=float, default=config.drain_seconds)
+    parser.add_argument(
+        "--lame-duck-seconds",
+        type=float,
+        default=config.lame_duck_seconds,
+        help="how long new requests are still taken after SIGTERM, though /ready says no",
+    )
     flags = parser.parse_args()
     return replace(
         config,
@@ -66,6 +72,7 @@ def _config() -> GatewayConfig:
         state=flags.state.absolute(),
         domain=flags.domain,
         drain_seconds=flags.drain_seconds,
+        lame_duck_seconds=flags.lame_duck_seconds,
     )
 
 

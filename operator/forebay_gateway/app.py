@@ -44,9 +44,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class App:
-    """The handlers and what they need. ``closing``: refuse what comes new, while the rest is finished."""
+    """The handlers and what they need. ``leaving``: not ready any more, so that what is new goes elsewhere.
+    ``closing``: refuse what comes new, while the rest is finished."""
 
     def __init__(self, config: GatewayConfig, roster: Roster, room: Room, relay: Relay, page: Page) -> None:
+        self.leaving = False
         self.closing = False
         self.active: set[asyncio.Task[object]] = set()
         self._config = config
@@ -139,7 +141,7 @@ class App:
         return json_response(locate.described(self._roster, route))
 
     async def _ready(self, request: web.Request) -> web.StreamResponse:
-        ready = self._roster.arrived and not self.closing
+        ready = self._roster.arrived and not (self.leaving or self.closing)
         return web.Response(status=200 if ready else 503)
 
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
@@ -169,7 +171,7 @@ class App:
                 DURATION.observe(time.monotonic() - began)
         if not response.prepared:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
-            if self.closing:
+            if self.leaving or self.closing:
                 response.force_close()
         return response
 

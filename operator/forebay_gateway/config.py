@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from forebay_api import local, names
+from forebay_channel import Identity, InvalidIdentity
 
 Value = TypeVar("Value", int, float, str)
 
@@ -34,8 +35,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """``port`` 0 = any free one. ``operator``: gRPC target. ``domain``: of ``<function>.<namespace>.<domain>`` host
-    names, empty = none. ``drain_seconds``: how long open streams may go on after a stop."""
+    """``port`` 0 = any free one. ``operator``: gRPC targets, divided by commas. ``domain``: of
+    ``<function>.<namespace>.<domain>`` host names, empty = none. ``drain_seconds``: how long open streams may go on
+    after a stop; ``lame_duck_seconds``: how long before that new requests are still taken, though it says that it is
+    not ready. ``identity``: None = plain text."""
 
     host: str
     port: int
@@ -43,6 +46,8 @@ class GatewayConfig:
     state: Path
     domain: str = ""
     drain_seconds: float = 30.0
+    lame_duck_seconds: float = 0.0
+    identity: Identity | None = None
     limits: Limits = field(default=Limits())
 
     @classmethod
@@ -56,12 +61,21 @@ class GatewayConfig:
             state=state,
             domain=environ.get("FOREBAY_DOMAIN", "").strip(".").lower(),
             drain_seconds=_read(environ, "FOREBAY_DRAIN_SECONDS", float, 30.0, "a number of seconds"),
+            lame_duck_seconds=_read(environ, "FOREBAY_LAME_DUCK_SECONDS", float, 0.0, "a number of seconds"),
+            identity=_identity(environ),
         )
 
 
 def default_operator(state: Path) -> str:
     """Where an operator of the same machine listens."""
     return f"unix:{state / local.OPERATOR_SOCKET}"
+
+
+def _identity(environ: Mapping[str, str]) -> Identity | None:
+    try:
+        return Identity.from_env(environ)
+    except InvalidIdentity as error:
+        raise InvalidSetting(str(error)) from None
 
 
 def _read(environ: Mapping[str, str], name: str, parse: Callable[[str], Value], default: Value, right: str) -> Value:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import grpc
 
+from forebay_channel import Identity, InvalidIdentity, Role, open_channel
 from forebay_gateway import errors
 from forebay_gateway.ask import Accepted, Messages, Prompt, Sampling, Text, Token, TokenIds, TopLogprob
 from forebay_gateway.pick import Pipeline
@@ -21,7 +22,19 @@ SILENCE_SECONDS = 3.0
 """Heads send a heartbeat every second; one that is silent for this long is taken for dead."""
 
 MESSAGE_BYTES = 64 << 20
-CONNECT_MS = 50
+AGAIN_MS = 50
+CONNECT_MS = 1000
+"""For a handshake with a machine that is busy."""
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # A worker that was forked anew listens at its old address: an earlier failure must not hold us back.
+    ("grpc.initial_reconnect_backoff_ms", AGAIN_MS),
+    ("grpc.max_reconnect_backoff_ms", 10 * AGAIN_MS),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MS),  # in spite of its name: how long one attempt may take
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 Call = grpc.aio.UnaryStreamCall[engine_pb2.GenerateRequest, engine_pb2.GenerateEvent]
 
@@ -78,7 +91,8 @@ class Line:
 class Heads:
     """Lines by address: opened at need, forgotten when one fails or is routed no longer, closed when unused."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: Identity | None = None) -> None:
+        self._identity = identity
         self._lines: dict[str, Line] = {}
 
     async def generate(
@@ -89,7 +103,7 @@ class Heads:
         Raises HeadFailed, and CallerError where the head refuses the request. Closing the iterator cancels the call.
         """
         target = address(pipeline)
-        line = self._lines.get(target) or self._lines.setdefault(target, Line(_open(target)))
+        line = self._lines.get(target) or self._lines.setdefault(target, self._open(target))
         line.users += 1
         call = engine_pb2_grpc.EngineStub(line.channel).Generate(request)
         try:
@@ -121,6 +135,13 @@ class Heads:
 
     async def close(self) -> None:
         await self.keep_only(())
+
+    def _open(self, target: str) -> Line:
+        """Raises HeadFailed."""
+        try:
+            return Line(open_channel(target, OPTIONS, identity=self._identity, role=Role.WORKER))
+        except InvalidIdentity as error:
+            raise HeadFailed(Fault.LOST, str(error)) from error
 
 
 def address(pipeline: Pipeline) -> str:
@@ -162,21 +183,6 @@ def request(
         case TokenIds(ids):
             wire.token_ids.ids.extend(ids)
     return wire
-
-
-def _open(target: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MESSAGE_BYTES),
-            # A worker that was forked anew listens at its old address: an earlier failure must not hold us back.
-            ("grpc.initial_reconnect_backoff_ms", CONNECT_MS),
-            ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
-            ("grpc.max_reconnect_backoff_ms", 10 * CONNECT_MS),
-            ("grpc.use_local_subchannel_pool", 1),
-        ],
-    )
 
 
 async def _next(call: Call) -> engine_pb2.GenerateEvent | None:

@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable
 from importlib import resources
 
+import grpc
 import msgspec
 from aiohttp import web
 
-from forebay_gateway import errors, sse, uplink
+from forebay_gateway import errors, sse
+from forebay_gateway.uplink import Uplink
 from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
 MAX_VIEWERS = 64
@@ -22,8 +24,8 @@ KEEP_ALIVE_SECONDS = 15.0
 class Page:
     """Watches the operator's view only while somebody looks. ``gone`` is told to the page, with the last view kept."""
 
-    def __init__(self, stub: view_pb2_grpc.ViewStub) -> None:
-        self._stub = stub
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
         self._html = resources.files("forebay_gateway").joinpath("page.html").read_text()
         self._headers = {
             "Content-Security-Policy": policy(self._html),
@@ -80,7 +82,7 @@ class Page:
 
     def _start(self) -> None:
         if self._watch is None or self._watch.done():
-            self._watch = asyncio.create_task(uplink.keep("view", self._follow))
+            self._watch = asyncio.create_task(self._uplink.keep("view", self._follow))
 
     def _stop_unwatched(self) -> None:
         if not self._viewers and self._watch:
@@ -88,9 +90,9 @@ class Page:
             self._watch = None
             self._away = True
 
-    async def _follow(self, answered: Callable[[], None]) -> None:
+    async def _follow(self, channel: grpc.aio.Channel, answered: Callable[[], None]) -> None:
         try:
-            async for snapshot in self._stub.Watch(view_pb2.ViewRequest()):
+            async for snapshot in view_pb2_grpc.ViewStub(channel).Watch(view_pb2.ViewRequest()):
                 answered()
                 # One line: what is on the wire may be indented.
                 self._latest = msgspec.json.format(snapshot.json, indent=-1)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 import grpc
 
-from forebay_gateway import uplink
 from forebay_gateway.desk import Desk
+from forebay_gateway.uplink import Uplink
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc
 
 COALESCE_SECONDS = 0.002
@@ -33,11 +33,11 @@ class Reporter:
         del self._first_tokens[:-MAX_FIRST_TOKENS]
         self.changed()
 
-    async def run(self, stub: demand_pb2_grpc.DemandStub, desks: Callable[[], Iterable[Desk]]) -> None:
+    async def run(self, uplink: Uplink, desks: Callable[[], Iterable[Desk]]) -> None:
         """Report until cancelled."""
 
-        async def session(answered: Callable[[], None]) -> None:
-            call = stub.Report()
+        async def session(channel: grpc.aio.Channel, answered: Callable[[], None]) -> None:
+            call = demand_pb2_grpc.DemandStub(channel).Report()
             acks = asyncio.create_task(_drain(call, answered))
             try:
                 while not acks.done():

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+import grpc
+
 from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch
-from forebay_gateway import uplink
 from forebay_gateway.pick import Pipeline
+from forebay_gateway.uplink import Uplink
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc
 
 
@@ -119,11 +121,11 @@ class Roster:
             self._next.set_result(None)
             self._next = None
 
-    async def follow(self, stub: demand_pb2_grpc.RoutesStub, gateway: str) -> None:
+    async def follow(self, uplink: Uplink, gateway: str) -> None:
         """Apply what the operator pushes, until cancelled."""
 
-        async def session(answered: Callable[[], None]) -> None:
-            async for table in stub.Watch(demand_pb2.RoutesRequest(gateway=gateway)):
+        async def session(channel: grpc.aio.Channel, answered: Callable[[], None]) -> None:
+            async for table in demand_pb2_grpc.RoutesStub(channel).Watch(demand_pb2.RoutesRequest(gateway=gateway)):
                 answered()
                 self.apply(table)
 

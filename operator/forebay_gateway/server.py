@@ -16,7 +16,6 @@ import structlog
 from aiohttp import web
 
 from forebay_api import local
-from forebay_gateway import uplink
 from forebay_gateway.app import App
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.errors import CannotStart, PortTaken
@@ -25,8 +24,8 @@ from forebay_gateway.page import Page
 from forebay_gateway.relay import Relay
 from forebay_gateway.report import Reporter
 from forebay_gateway.roster import Roster
+from forebay_gateway.uplink import Uplink
 from forebay_gateway.waiting import Room
-from forebay_wire.v1 import demand_pb2_grpc, view_pb2_grpc
 
 log = structlog.get_logger()
 
@@ -39,27 +38,22 @@ ABORT_SECONDS = 1.0
 
 
 async def serve(config: GatewayConfig, *, ready: Callable[[str], None]) -> None:
-    """Serve until cancelled; then stop accepting, finish what runs within ``config.drain_seconds``, and end. Cancelled
-    again, it waits for nothing more.
+    """Serve until cancelled; then say that we leave, serve for ``config.lame_duck_seconds`` those who have not heard,
+    stop accepting, finish what runs within ``config.drain_seconds``, and end. Cancelled again, it waits for nothing.
 
     ``ready`` is called with the base URL once it listens. Raises CannotStart.
     """
     reporter = Reporter(f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     roster = Roster()
-    heads = Heads()
-    channel = uplink.channel(config.operator)
+    heads = Heads(config.identity)
+    uplink = Uplink(config.operator, config.identity)
     room = Room(roster, reporter.changed)
-    page = Page(view_pb2_grpc.ViewStub(channel))
+    page = Page(uplink)
     app = App(config, roster, room, Relay(roster, room, heads, reporter), page)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(channel.close)
         stack.push_async_callback(heads.close)
-        await stack.enter_async_context(
-            _background(roster.follow(demand_pb2_grpc.RoutesStub(channel), reporter.gateway))
-        )
-        await stack.enter_async_context(
-            _background(reporter.run(demand_pb2_grpc.DemandStub(channel), lambda: room.desks))
-        )
+        await stack.enter_async_context(_background(roster.follow(uplink, reporter.gateway)))
+        await stack.enter_async_context(_background(reporter.run(uplink, lambda: room.desks)))
         await stack.enter_async_context(_background(_keep_lines(roster, heads)))
         url, stop = await _listen(config, app)
         stack.push_async_callback(stop)
@@ -67,10 +61,7 @@ async def serve(config: GatewayConfig, *, ready: Callable[[str], None]) -> None:
         stack.enter_context(_state_file(config.state / local.GATEWAY_FILE, url))
         log.info("gateway listens", url=url, operator=config.operator)
         ready(url)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            app.closing = True
+        await asyncio.Event().wait()
 
 
 async def _listen(config: GatewayConfig, app: App) -> tuple[str, Callable[[], Coroutine[None, None, None]]]:
@@ -99,15 +90,28 @@ async def _listen(config: GatewayConfig, app: App) -> tuple[str, Callable[[], Co
         raise CannotStart(f"cannot listen on port {config.port} of {config.host}: {why}") from None
 
     async def stop() -> None:
+        patient = await _leave(app, config.lame_duck_seconds)
+        app.closing = True
         await _stop_accepting(server)
         try:
-            await _drain(app, config.drain_seconds)
+            await _drain(app, config.drain_seconds if patient else 0.0)
         finally:
             await runner.cleanup()
 
     port = server.sockets[0].getsockname()[1]
     host = f"[{config.host}]" if ":" in config.host else config.host
     return f"http://{host}:{port}", stop
+
+
+async def _leave(app: App, seconds: float) -> bool:
+    """Not ready any more, but still serving: who sends us requests hears of it later. False when cancelled, which is
+    a second wish to stop: the first one is on its way already."""
+    app.leaving = True
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        return False
+    return True
 
 
 async def _stop_accepting(server: asyncio.Server) -> None:
