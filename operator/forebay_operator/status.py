@@ -127,11 +127,28 @@ def look(function: FunctionSeen, seen: Snapshot, formed: Collection[Epoch], plan
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where functions are called. ``gateway``: what their paths follow. ``domain``, where there is one: each has a host
+    below it, in the gateway's scheme."""
+
+    gateway: str
+    domain: str = ""
+
+    def path(self, key: FunctionKey) -> str:
+        return f"{self.gateway.rstrip('/')}/{key.namespace}/{key.name}"
+
+    def of(self, key: FunctionKey) -> str:
+        if not self.domain:
+            return self.path(key)
+        return f"{self.gateway.partition('://')[0]}://{key.name}.{key.namespace}.{self.domain}"
+
+
 class Statuses:
     """Remembers conditions, so that each keeps the time of its last transition."""
 
-    def __init__(self, gateway_url: str) -> None:
-        self._gateway_url = gateway_url.rstrip("/")
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
         self._last: dict[FunctionKey, FunctionStatus] = {}
 
     def take(self, looks: Mapping[FunctionKey, Look], now: float) -> Mapping[FunctionKey, FunctionStatus]:
@@ -158,7 +175,7 @@ class Statuses:
             message=ready.message,
             ready=look.replicas,
             desired=look.desired,
-            url=f"{self._gateway_url}/{key.namespace}/{key.name}",
+            url=self._urls.of(key),
             conditions=found,
             refusal=look.off or (None if look.function.previous else look.function.failure),
         )

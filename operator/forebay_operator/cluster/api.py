@@ -24,6 +24,9 @@ TIMEOUT = 10.0
 
 TRANSPORT_ERRORS = (transport.aiohttp.ClientError, OSError)  # type: ignore[attr-defined]  # the client lets its transport's out
 
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+"""Asks for objects without spec and status."""
+
 NO_VERDICT = frozenset((408, 429, 500, 502, 503, 504))
 """Statuses of a server, or of a proxy before it, that could not decide: later it may."""
 
@@ -74,6 +77,13 @@ class Api:
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
         return await self._call("get", "GET", kind, kind.path(namespace, name))
+
+    async def uids(self, kind: Kind, namespace: str = "", selector: str = "") -> frozenset[str]:
+        """Of all objects that exist now, in one namespace or (empty) in all; ``selector`` by labels."""
+        path = kind.path(namespace) if namespace or not kind.namespaced else kind.everywhere
+        query = {"labelSelector": selector} if selector else None
+        found = await self._call("list", "GET", kind, path, query, accept=METADATA_LIST)
+        return frozenset(str(item["metadata"]["uid"]) for item in found.get("items") or ())
 
     async def apply(
         self, body: Mapping[str, Any], *, subresource: str = "", force: bool = True, manager: str = MANAGER
@@ -132,11 +142,12 @@ class Api:
         body: Mapping[str, Any] | None = None,
         content: str = "application/json",
         subresource: str = "",
+        accept: str = "application/json",
     ) -> Json:
         label = f"{kind.plural}/{subresource}" if subresource else kind.plural
         try:
             async with asyncio.timeout(self._timeout):
-                status, text = await self._send(method, path, query, body, content)
+                status, text = await self._send(method, path, query, body, content, accept)
         except TimeoutError as error:
             REQUESTS.labels(verb, label, "timeout").inc()
             raise Unreachable(0, "Timeout", f"no answer within {self._timeout:g} s") from error
@@ -147,12 +158,18 @@ class Api:
         return _verdict(status, text)
 
     async def _send(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Mapping[str, Any] | None, content: str
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content: str,
+        accept: str,
     ) -> tuple[int, bytes]:
         url = f"{self._client.configuration.host}{path}"
         if query:
             url += f"?{urlencode(query)}"
-        headers: dict[str, str] = {**self._client.default_headers, "Accept": "application/json"}
+        headers: dict[str, str] = {**self._client.default_headers, "Accept": accept}
         if body is not None:
             headers["Content-Type"] = content
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)

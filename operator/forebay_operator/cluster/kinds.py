@@ -22,6 +22,11 @@ class Kind:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    @property
+    def everywhere(self) -> str:
+        """The path of the collection over all namespaces."""
+        return f"/apis/{self.api_version}/{self.plural}" if self.group else f"/api/{self.api_version}/{self.plural}"
+
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
         """Of an object, or of the collection when ``name`` is empty. Raises ValueError for a namespaced kind without a
         namespace: the path would be another object's."""

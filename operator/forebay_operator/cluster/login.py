@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import kopf
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
@@ -47,3 +48,20 @@ async def log_in(context: str | None, environ: Mapping[str, str] = os.environ) -
     except (ConfigException, OSError) as error:
         raise CannotLogIn(f"no way to the API server: {error}") from error
     return found
+
+
+async def kopf_login(context: str | None) -> kopf.ConnectionInfo:
+    """The same way in for kopf, which asks again when it is refused. Raises CannotLogIn."""
+    found = await log_in(context)
+    header = (await found.auth_settings()).get("BearerToken")
+    scheme, _, token = str(header["value"] if header else "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        ca_data=None if found.ssl_ca_cert else found.ca_cert_data,
+        insecure=not found.verify_ssl,
+        scheme=scheme.capitalize() or None,
+        token=token or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+    )

@@ -1,0 +1,116 @@
+"""Who leads: what a Lease says, and what to do about it. Pure; ``Leadership`` carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.seen import Body
+
+DURATION = 8.0
+"""Seconds after its last change after which a lease is anybody's."""
+
+RENEW = 5.0
+"""Seconds from renewal to renewal."""
+
+RETRY = 1.0
+"""Seconds between looks of those who wait, and between attempts to renew."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSeen:
+    """``version`` empty: there is none. ``transitions``: leaderships so far, which is the leader term. ``changed``:
+    when we first saw this version, by our own clock in seconds: times in a lease are of somebody else's clock."""
+
+    holder: str = ""
+    transitions: int = 0
+    version: str = ""
+    changed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Write ourselves into it, as leader of ``term``."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Write that we are still there, as leader of ``term``."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Somebody leads, or may still. Look again ``until`` (seconds by our own clock)."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """Somebody else leads: what we say is refused from now on."""
+
+    holder: str
+
+
+def decide(seen: LeaseSeen, me: str, term: int, above: int, now: float) -> Acquire | Renew | Wait | StepDown:
+    """``term``: the one that we lead in, 0 = we don't. ``above``: a term that workers obey already.
+
+    term   holder    changed
+    > 0    we        ·           Renew, in a higher term if workers obey one
+    > 0    nobody    ·           Acquire: somebody deleted or emptied it, and nobody was faster
+    > 0    another   ·           StepDown
+    0      nobody    ·           Acquire
+    0      we        ·           Acquire: what we were before has ended
+    0      another   8 s ago     Acquire
+    0      another   less        Wait
+    """
+    following = max(seen.transitions, term, above) + 1
+    if term:
+        if not seen.holder:
+            return Acquire(following)
+        if seen.holder != me:
+            return StepDown(seen.holder)
+        return Renew(following if above > term else term)
+    if seen.holder in ("", me) or seen.changed + DURATION <= now:
+        return Acquire(following)
+    return Wait(min(seen.changed + DURATION, now + RETRY))
+
+
+def seen(body: Body | None, before: LeaseSeen, now: float) -> LeaseSeen:
+    """What a lease says (None: there is none) that was read at ``now``; ``before``: what it said last."""
+    if body is None:
+        return LeaseSeen(changed=now)
+    spec = body.get("spec") or {}
+    version = str(body["metadata"].get("resourceVersion", ""))
+    return LeaseSeen(
+        holder=str(spec.get("holderIdentity") or ""),
+        transitions=int(spec.get("leaseTransitions") or 0),
+        version=version,
+        changed=before.changed if version == before.version else now,
+    )
+
+
+def body(namespace: str, name: str, holder: str, term: int, version: str, wall: float, since: float) -> dict[str, Any]:
+    """To be written over ``version`` (empty: created). ``wall`` and ``since`` (of this leadership): unix seconds."""
+    metadata: dict[str, Any] = {"namespace": namespace, "name": name}
+    if version:
+        metadata["resourceVersion"] = version
+    spec: Mapping[str, Any] = {
+        "holderIdentity": holder,
+        "leaseDurationSeconds": round(DURATION) if holder else 1,
+        "leaseTransitions": term,
+        "acquireTime": _time(since),
+        "renewTime": _time(wall),
+    }
+    return {"apiVersion": KINDS.LEASE.api_version, "kind": KINDS.LEASE.name, "metadata": metadata, "spec": spec}
+
+
+def _time(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,61 @@
+"""Objects of one kind as a watch shows them, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from forebay_operator.cluster.seen import Body
+
+
+class Shelf:
+    """Kept by uid: of an object that was deleted and made anew under its name, late news of the old one harm nothing.
+
+    ``managedFields`` are left out: they are half of every body and nobody reads them."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, Body] = {}
+
+    @property
+    def uids(self) -> Collection[str]:
+        return self._bodies.keys()
+
+    def take(self, event: str | None, body: Body) -> bool:
+        """``event`` is the watch's: ADDED, MODIFIED, DELETED, None for one of a list. Whether anything changed."""
+        uid = str(body["metadata"]["uid"])
+        if event == "DELETED":
+            return self._bodies.pop(uid, None) is not None
+        known = self._bodies.get(uid)
+        if known is not None and version(known) == version(body):
+            return False
+        metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+        self._bodies[uid] = {**body, "metadata": metadata}
+        return True
+
+    def drop(self, uids: Collection[str]) -> bool:
+        """Whether any of them was there."""
+        known = self._bodies.keys() & frozenset(uids)
+        for uid in known:
+            del self._bodies[uid]
+        return bool(known)
+
+    def named(self) -> dict[tuple[str, str], Body]:
+        """By namespace (empty for kinds without) and name: the newest of each."""
+        found: dict[tuple[str, str], Body] = {}
+        for body in sorted(self._bodies.values(), key=_age):
+            found[_name(body["metadata"])] = body
+        return found
+
+
+def version(body: Body) -> str:
+    return str(body["metadata"].get("resourceVersion", ""))
+
+
+def _name(metadata: Any) -> tuple[str, str]:
+    return str(metadata.get("namespace") or ""), str(metadata["name"])
+
+
+def _age(body: Body) -> tuple[str, bool]:
+    """Of two with one name, the one being deleted is the older one (creation times are whole seconds)."""
+    metadata = body["metadata"]
+    return str(metadata.get("creationTimestamp", "")), not metadata.get("deletionTimestamp")

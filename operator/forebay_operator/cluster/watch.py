@@ -1,0 +1,169 @@
+"""Everything of the cluster that decisions need, kept as the watches last showed it.
+
+A watch alone is not believed: kopf tells of no object that vanished while it was cut off, and a dead watch looks like
+a quiet one. So now and then the uids of all objects are listed and compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import Counter
+
+from forebay_operator.cluster.api import Api, ApiError
+from forebay_operator.cluster.kinds import KINDS, Kind
+from forebay_operator.cluster.listener import Listener, Watched
+from forebay_operator.cluster.seen import Body, ClusterSeen
+from forebay_operator.cluster.shelf import Shelf
+
+log = structlog.get_logger(__name__)
+
+DEBOUNCE = 0.02
+"""Seconds in which events become one change."""
+
+COMPARE = 30.0
+"""Seconds from comparison to comparison."""
+
+LAG = 10.0
+"""Seconds after which an object that exists and that a watch has not shown means that the watch is dead."""
+
+FIRST = 0.25
+"""Seconds from comparison to comparison until everything was seen once."""
+
+WORKERS = "app.kubernetes.io/name=forebay,app.kubernetes.io/component=worker"
+MISSED = Counter("forebay_watch_missed_total", "Objects that vanished or appeared and no watch said so.", ["kind"])
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is known of one kind. ``missing``: uids that exist and were not shown, and since when (loop time)."""
+
+    watched: Watched
+    listener: Listener | None = None
+    shelf: Shelf = field(default_factory=Shelf)
+    missing: dict[str, float] = field(default_factory=dict)
+    complete: bool = False
+
+
+class Watch:
+    """``changed`` is called soon after anything did, and once when all that exists was seen (``warm`` is set then)."""
+
+    def __init__(self, api: Api, namespace: str, *, context: str | None = None, changed: Callable[[], None]) -> None:
+        self._api = api
+        self._changed = changed
+        self._due: asyncio.TimerHandle | None = None
+        self._doubt = asyncio.Event()
+        self.warm = asyncio.Event()
+        everywhere = (Watched(KINDS.FUNCTION), Watched(KINDS.NODE))
+        ours = (
+            Watched(KINDS.POOL, namespace),
+            Watched(KINDS.POD, namespace, WORKERS),
+            Watched(KINDS.CLAIM, namespace),
+        )
+        self._kept = {watched.kind: _Kept(watched) for watched in (*everywhere, *ours)}
+        for group in (everywhere, ours):
+            listener = Listener(group, self._take, context)
+            for watched in group:
+                self._kept[watched.kind].listener = listener
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._until_kinds_exist()
+        async with asyncio.TaskGroup() as tasks:
+            for listener in {id(kept.listener): kept.listener for kept in self._kept.values()}.values():
+                if listener is not None:
+                    tasks.create_task(listener.run())
+            tasks.create_task(self._compare_for_ever())
+
+    @property
+    def functions(self) -> Mapping[tuple[str, str], Body]:
+        """By namespace and name."""
+        return self._kept[KINDS.FUNCTION].shelf.named()
+
+    @property
+    def seen(self) -> ClusterSeen:
+        pools, nodes, pods, claims = (
+            {name: body for (_, name), body in self._kept[kind].shelf.named().items()}
+            for kind in (KINDS.POOL, KINDS.NODE, KINDS.POD, KINDS.CLAIM)
+        )
+        return ClusterSeen(pools, nodes, pods, claims)
+
+    def _take(self, kind: Kind, event: str | None, body: Body) -> None:
+        kept = self._kept[kind]
+        kept.missing.pop(body["metadata"]["uid"], None)
+        if event is None and self.warm.is_set():  # listed anew: something may have been missed meanwhile
+            self._doubt.set()
+        if kept.shelf.take(event, body):
+            self._soon()
+
+    def _soon(self) -> None:
+        if self._due is None and self.warm.is_set():
+            self._due = asyncio.get_running_loop().call_later(DEBOUNCE, self._tell)
+
+    def _tell(self) -> None:
+        self._due = None
+        self._changed()
+
+    async def _until_kinds_exist(self) -> None:
+        """A chart brings the kinds together with us, and kopf never looks again."""
+        known: dict[Kind, str] = {}
+        while True:
+            for kind, kept in self._kept.items():
+                try:
+                    await self._api.uids(kind, kept.watched.namespace, kept.watched.selector)
+                except ApiError as error:
+                    if known.get(kind) != str(error):
+                        log.warning("cannot list yet", kind=kind.name, error=str(error))
+                    known[kind] = str(error)
+                    break
+            else:
+                return
+            await asyncio.sleep(1.0)
+
+    async def _compare_for_ever(self) -> None:
+        while True:
+            for kind, kept in self._kept.items():
+                try:
+                    await self._compare(kind, kept)
+                except ApiError as error:  # blind is not empty: what was seen stays
+                    log.info("cannot compare", kind=kind.name, error=str(error))
+            if not self.warm.is_set() and all(kept.complete for kept in self._kept.values()):
+                log.info(
+                    "everything was seen", **{kind.plural: len(kept.shelf.uids) for kind, kept in self._kept.items()}
+                )
+                self.warm.set()
+                self._soon()
+            await self._rest()
+
+    async def _rest(self) -> None:
+        if not self.warm.is_set():
+            await asyncio.sleep(FIRST)
+            return
+        await asyncio.sleep(1.0)
+        lacking = any(kept.missing for kept in self._kept.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if lacking else COMPARE):
+                await self._doubt.wait()
+        self._doubt.clear()
+
+    async def _compare(self, kind: Kind, kept: _Kept) -> None:
+        """Forget what vanished unseen; begin a watch anew that shows not what there is. Raises ApiError."""
+        before = frozenset(kept.shelf.uids)
+        exist = await self._api.uids(kind, kept.watched.namespace, kept.watched.selector)
+        vanished = before - exist
+        if vanished and kept.shelf.drop(vanished):
+            MISSED.labels(kind.name).inc(len(vanished))
+            log.warning("objects vanished unseen", kind=kind.name, count=len(vanished))
+            self._soon()
+        now = asyncio.get_running_loop().time()
+        kept.missing = {uid: kept.missing.get(uid, now) for uid in exist - frozenset(kept.shelf.uids)}
+        kept.complete = kept.complete or not kept.missing
+        if kept.missing and min(kept.missing.values()) + LAG <= now and kept.listener is not None:
+            MISSED.labels(kind.name).inc(len(kept.missing))
+            log.warning("a watch shows not what there is", kind=kind.name, count=len(kept.missing))
+            kept.missing.clear()
+            kept.listener.begin_anew()
