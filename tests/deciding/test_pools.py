@@ -284,6 +284,10 @@ def test_a_death_is_remembered_while_it_counts() -> None:
     assert deaths({"p-a-0": death}, [], NOW + 900) == {}
 
 
+def test_one_that_was_told_to_end_died_of_that() -> None:
+    assert deaths({}, [pod("p-a-0", dead=True, leaving=True)], NOW) == {}
+
+
 # -- fewer --
 
 

@@ -87,7 +87,7 @@ class World:
         for pool in self.pools.values():
             mine = [pod for pod in self.pods.values() if pod.owner == pool.uid and self.nodes[pod.node].ready]
             lost = [step for step in steps if step.pool == pool.name and serves(self.pods[step.name], self.loads)]
-            down = sum(pod.leaving and not pod.dead for pod in mine) + sum(
+            down = sum(pod.leaving for pod in mine) + sum(
                 not pod.leaving and not pod.dead and not serves(pod, self.loads) and not pod.sick and not pod.restarts
                 for pod in mine
                 if pod.name not in {step.name for step in steps}
@@ -99,11 +99,11 @@ class World:
         """What was told to end is gone, what was created runs; nothing happens where a node does not answer."""
         self.now += 1
         for pod in list(self.pods.values()):
-            if not self.nodes[pod.node].ready or pod.dead:
+            if not self.nodes[pod.node].ready:
                 continue
             if pod.leaving:
                 del self.pods[pod.name]
-            elif not pod.sick:
+            elif not pod.sick and not pod.dead:
                 self.pods[pod.name] = replace(pod, ready=True, restarts=0)
                 self.loads.setdefault(pod.name, Load())
 

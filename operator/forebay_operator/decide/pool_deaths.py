@@ -16,11 +16,12 @@ LONGEST = 300.0
 
 
 def deaths(before: Mapping[str, Death], pods: Iterable[PodSeen], now: float) -> dict[str, Death]:
-    """``before`` with those of ``pods`` that are dead, by name; without those so long ago that they count no more."""
+    """``before`` with those of ``pods`` that are dead, by name; without those so long ago that they count no more. One
+    that was told to end died of that."""
     found = {name: death for name, death in before.items() if now - death.at < SETTLED + LONGEST}
     for pod in pods:
         last = found.get(pod.name)
-        if pod.dead and (last is None or last.uid != pod.uid):
+        if pod.dead and not pod.leaving and (last is None or last.uid != pod.uid):
             quick = (last.quick if last else 0) + 1 if now - pod.created < SETTLED else 0
             found[pod.name] = Death(pod.uid, quick, now)
     return found

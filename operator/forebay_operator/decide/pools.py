@@ -187,8 +187,8 @@ def _site(
         claimed=claim is not None or not pool.cache,
         room=node.allocatable.get(pool.resource, 0) - devices.get((node.name, pool.resource), 0),
         live=tuple(pod for pod in here if not pod.dead and not pod.leaving),
-        leaving=tuple(pod for pod in here if not pod.dead and pod.leaving),
-        dead=tuple(pod for pod in here if pod.dead),
+        leaving=tuple(pod for pod in here if pod.leaving),
+        dead=tuple(pod for pod in here if pod.dead and not pod.leaving),
     )
 
 
@@ -198,7 +198,7 @@ def _bury(draft: _Draft, site: _Site, seen: PoolsSeen, now: float) -> None:
         over = pool_deaths.over_at(seen.deaths.get(pod.name))
         if over > now:
             draft.wakes.append(over)
-        elif not pod.leaving:
+        else:
             draft.steps.append(DeletePod(site.pool.name, pod.name, pod.uid, Why.DEAD))
 
 
