@@ -1,6 +1,7 @@
-"""What a function's status says: conditions by type and reason, and the one word that people read first.
+"""What a status says: conditions by type and reason, and the one word that people read first.
 
-A type's meaning is API and never changes. ``STATES`` is display only: machines read conditions.
+A pool has Ready, Reconciling and Stalled alone. A type's meaning is API and never changes. ``STATES`` is display only:
+machines read conditions.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ class Reason(StrEnum):
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
     INVALID_CHECKPOINT = "InvalidCheckpoint"
+    SOURCE_UNAVAILABLE = "SourceUnavailable"  # tried again: not terminal, unlike the five above
     # ResourcesAvailable
     AVAILABLE = "Available"
     INSUFFICIENT_GPUS = "InsufficientGPUs"
+    POOL_NOT_FOUND = "PoolNotFound"
     # Active
     SERVING = "Serving"
     ACTIVATING = "Activating"
@@ -56,10 +59,16 @@ class Reason(StrEnum):
     LOADING = "Loading"
     NOT_LOADED = "NotLoaded"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
+    WORKER_LOST = "WorkerLost"
     # ScalingActive
     SCALING = "Scaling"
     PINNED = "Pinned"
     METRICS_UNAVAILABLE = "MetricsUnavailable"
+    # Ready, Reconciling, Stalled of a pool
+    NO_MATCHING_NODES = "NoMatchingNodes"
+    PROGRESSING = "Progressing"
+    WORKERS_NOT_READY = "WorkersNotReady"
+    PODS_REFUSED = "PodsRefused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,24 @@
 """Reading a body into frozen dataclasses: what a field may hold stands beside the field; every problem is collected.
 
-A dataclass field carries its rule in ``metadata`` (``integer(minimum=0)``); its key in the body is its name in
-camelCase.
+A dataclass field carries its rule in ``metadata`` (``integer(minimum=0)``, see ``rules``) or says that it is a section;
+its key in the body is its name in camelCase.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from forebay_api.frozen import thaw
+from forebay_api.rules import Rule
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
 
-INT32 = 2**31 - 1
 SHOWN_LENGTH = 80
 
 
@@ -49,89 +49,6 @@ def shown(value: object) -> str:
         return f"an integer of more than {SHOWN_LENGTH} digits"
     text = repr(value)
     return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"
-
-
-@dataclass(frozen=True, slots=True)
-class Integer:
-    """Every rule has ``take``: the value as the code wants it. Raises ValueError that says what would be right."""
-
-    minimum: int
-    maximum: int = INT32
-
-    def take(self, value: object) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum:
-            return value
-        bounds = f"of at least {self.minimum}" if self.maximum == INT32 else f"from {self.minimum} to {self.maximum}"
-        raise ValueError(f"an integer {bounds}")
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    minimum: float
-    maximum: float
-
-    def take(self, value: object) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and self.minimum <= value <= self.maximum:
-            return float(value)
-        raise ValueError(f"a number from {self.minimum:g} to {self.maximum:g}")
-
-
-@dataclass(frozen=True, slots=True)
-class Boolean:
-    def take(self, value: object) -> bool:
-        if isinstance(value, bool):
-            return value
-        raise ValueError("true or false")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """``expected`` says in words what ``pattern`` means; the pattern is one that RE2 and Python read alike."""
-
-    pattern: str
-    max_length: int
-    expected: str
-
-    def take(self, value: object) -> str:
-        if isinstance(value, str) and len(value) <= self.max_length and re.fullmatch(self.pattern, value):
-            return value
-        raise ValueError(self.expected)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of a few words; ``words`` is an enum when the code wants members and a tuple when it wants plain strings."""
-
-    words: type[StrEnum] | tuple[str, ...]
-
-    def take(self, value: object) -> str:
-        for word in self.words:
-            if isinstance(value, str) and value == word:
-                return word
-        raise ValueError(f"one of {', '.join(self.words)}")
-
-
-Rule = Integer | Number | Boolean | Text | Choice
-
-
-def integer(*, minimum: int, maximum: int = INT32) -> dict[str, Rule]:
-    return {"rule": Integer(minimum, maximum)}
-
-
-def number(*, minimum: float, maximum: float) -> dict[str, Rule]:
-    return {"rule": Number(minimum, maximum)}
-
-
-def boolean() -> dict[str, Rule]:
-    return {"rule": Boolean()}
-
-
-def text(*, pattern: str, max_length: int, expected: str) -> dict[str, Rule]:
-    return {"rule": Text(pattern, max_length, expected)}
-
-
-def choice(words: type[StrEnum] | tuple[str, ...]) -> dict[str, Rule]:
-    return {"rule": Choice(words)}
 
 
 def key_of(name: str) -> str:
@@ -175,13 +92,14 @@ def check(rule: Rule, value: object, path: str, problems: list[Problem]) -> obje
 
 
 def write(value: DataclassInstance) -> dict[str, object]:
-    """The inverse of ``read``: every field but those that are None, under its key."""
+    """The inverse of ``read``: every field but those that are None or empty, under its key."""
     body: dict[str, object] = {}
     for field in fields(value):
         held = getattr(value, field.name)
-        if held is not None:
-            plain = str(held) if isinstance(held, StrEnum) else held
-            body[key_of(field.name)] = write(held) if is_dataclass(held) and not isinstance(held, type) else plain
+        if is_dataclass(held) and not isinstance(held, type):
+            body[key_of(field.name)] = write(held)
+        elif held is not None and not (isinstance(held, tuple | Mapping) and not held):
+            body[key_of(field.name)] = thaw(held)
     return body
 
 

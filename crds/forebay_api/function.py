@@ -5,27 +5,18 @@ The rules beside the fields are the one place that says what is right; ``crds/ll
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from forebay_api import names
-from forebay_api.fields import (
-    Problem,
-    Text,
-    boolean,
-    check,
-    choice,
-    integer,
-    number,
-    read,
-    refuse_unknown,
-    text,
-    write,
-)
+from forebay_api.fields import Problem
+from forebay_api.rules import boolean, choice, integer, number, text
+from forebay_api.stored import DNS_LABEL, DNS_SUBDOMAIN, SUBDOMAIN_LENGTH, InvalidBody, Metadata, read_body, write_body
 
 __all__ = [
+    "Credentials",
     "Function",
     "FunctionKey",
     "FunctionSpec",
@@ -36,33 +27,14 @@ __all__ = [
     "Problem",
     "Queue",
     "Scaling",
+    "SecretRef",
 ]
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 URI_PATTERN = r"^(file:///|hf://|s3://|https://).+$"
-
-NAME = Text(DNS_LABEL, names.NAME_LENGTH, f"lower-case letters, digits and '-', at most {names.NAME_LENGTH} characters")
-NAMESPACE = Text(DNS_LABEL, names.LABEL_LENGTH, f"lower-case letters, digits and '-', at most {names.LABEL_LENGTH}")
-BODY_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
-# What the API server keeps there; a body may come from `kubectl get -o yaml`.
-METADATA_FIELDS = (
-    "name",
-    "namespace",
-    "labels",
-    "annotations",
-    "uid",
-    "generation",
-    "creationTimestamp",
-    "resourceVersion",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-    "generateName",
-    "selfLink",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-)
+HUB_REPOSITORY = r"^hf://[^/:@]+/[^/:@]+([:@].+)?$"
+HUB_REVISION = r"^hf://[^:@]+[:@].*$"
+TOKEN_KEY = "HF_TOKEN"
 
 
 class LoadingStrategy(StrEnum):
@@ -82,8 +54,35 @@ class FunctionKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretRef:
+    """One value in a Secret of the function's namespace."""
+
+    name: str = field(
+        metadata=text(
+            pattern=DNS_SUBDOMAIN,
+            max_length=SUBDOMAIN_LENGTH,
+            expected="the name of a Secret: lower-case letters, digits, '-' and '.'",
+        )
+    )
+    key: str = field(
+        default=TOKEN_KEY,
+        metadata=text(
+            pattern=r"^[-._A-Za-z0-9]+$",
+            max_length=SUBDOMAIN_LENGTH,
+            expected="a key of the Secret: letters, digits, '-', '_' and '.'",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    secret_ref: SecretRef = field(metadata={"section": SecretRef})
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """``name`` is the model's name to callers (empty: the function's own); ``max_model_len`` is in tokens."""
+    """``name`` is the model's name to callers (empty: the function's own); ``max_model_len`` is in tokens; ``digest``
+    is that of the manifest of files, and ``credentials`` those with which they are fetched."""
 
     uri: str = field(
         metadata=text(
@@ -102,6 +101,19 @@ class ModelSpec:
     )
     dtype: str = field(default="auto", metadata=choice(DTYPES))
     max_model_len: int | None = field(default=None, metadata=integer(minimum=1))
+    revision: str | None = field(
+        default=None,
+        metadata=text(
+            pattern=r"^[A-Za-z0-9][-A-Za-z0-9._/]*$",
+            max_length=255,
+            expected="a commit, tag or branch: letters, digits, '-', '_', '.' and '/', at most 255",
+        ),
+    )
+    digest: str | None = field(
+        default=None,
+        metadata=text(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71, expected="sha256: and 64 hexadecimal digits"),
+    )
+    credentials: Credentials | None = field(default=None, metadata={"section": Credentials})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,8 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """``replicas`` pins the number by hand (0: off, None: the autoscaler's); ``container_concurrency`` 0 = no cap."""
+    """``replicas`` pins the number by hand (0: off, None: the autoscaler's); ``container_concurrency`` 0 = no cap;
+    ``pool`` names the `WorkerPool` (local mode has one pool and does not look); the higher ``priority`` goes first."""
 
     model: ModelSpec = field(metadata={"section": ModelSpec})
     scaling: Scaling = field(default=Scaling(), metadata={"section": Scaling})
@@ -141,14 +154,19 @@ class FunctionSpec:
     queue: Queue = field(default=Queue(), metadata={"section": Queue})
     loading: Loading = field(default=Loading(), metadata={"section": Loading})
     suspend: bool = field(default=False, metadata=boolean())
+    pool: str = field(
+        default=names.DEFAULT_POOL,
+        metadata=text(
+            pattern=DNS_LABEL,
+            max_length=names.NAME_LENGTH,
+            expected=f"the name of a WorkerPool: lower-case letters, digits and '-', at most {names.NAME_LENGTH}",
+        ),
+    )
+    priority: int = field(default=0, metadata=integer(minimum=-1000, maximum=1000))
 
 
-class InvalidFunction(Exception):
-    """A body that is no `LLMFunction`; ``problems`` has all that is wrong with it."""
-
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = problems
+class InvalidFunction(InvalidBody):
+    """A body that is no `LLMFunction`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,72 +192,35 @@ class Function:
     def from_body(cls, body: Mapping[str, object]) -> Function:
         """The function that a YAML document or an API object describes. Raises `InvalidFunction` with all problems."""
         problems: list[Problem] = []
-        refuse_unknown(body, BODY_FIELDS, "", problems)
-        _expect_constant(body, "apiVersion", names.API_VERSION, problems)
-        _expect_constant(body, "kind", names.KIND, problems)
-        metadata = _metadata(body.get("metadata"), problems)
-        spec = read(FunctionSpec, body.get("spec"), "spec", problems)
-        problems += _contradictions(spec, problems)
+        metadata, spec = read_body(body, names.KIND, FunctionSpec, problems)
+        problems += _contradictions(spec, frozenset(problem.field for problem in problems))
         if problems:
             raise InvalidFunction(tuple(problems))
-        return cls(
-            namespace=str(metadata.get("namespace") or names.DEFAULT_NAMESPACE),
-            name=str(metadata["name"]),
-            uid=str(metadata.get("uid") or ""),
-            generation=_generation(metadata.get("generation")),
-            created=_unix_seconds(metadata.get("creationTimestamp")),
-            spec=spec,
-        )
+        return cls(metadata.namespace, metadata.name, metadata.uid, metadata.generation, metadata.created, spec)
 
     def to_body(self) -> dict[str, object]:
         """The body with every default written out; ``from_body`` of it is this function again."""
-        metadata: dict[str, object] = {"namespace": self.namespace, "name": self.name, "generation": self.generation}
-        if self.uid:
-            metadata["uid"] = self.uid
-        if self.created:
-            metadata["creationTimestamp"] = datetime.fromtimestamp(self.created, UTC).isoformat()
-        return {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": metadata,
-            "spec": write(self.spec),
-        }
+        metadata = Metadata(self.namespace, self.name, self.uid, self.generation, self.created)
+        return write_body(metadata, names.KIND, self.spec)
 
 
-def _expect_constant(body: Mapping[str, object], key: str, right: str, problems: list[Problem]) -> None:
-    if body.get(key) != right:
-        problems.append(Problem(key, body.get(key), right))
-
-
-def _metadata(found: object, problems: list[Problem]) -> Mapping[str, object]:
-    if not isinstance(found, Mapping):
-        problems.append(Problem("metadata", found, "a mapping with a name"))
-        return {}
-    refuse_unknown(found, METADATA_FIELDS, "metadata", problems)
-    check(NAME, found.get("name"), "metadata.name", problems)
-    if found.get("namespace") is not None:
-        check(NAMESPACE, found["namespace"], "metadata.namespace", problems)
-    return found
-
-
-def _contradictions(spec: FunctionSpec, found: list[Problem]) -> list[Problem]:
-    """What is wrong between fields that are right each by itself."""
+def _contradictions(spec: FunctionSpec, wrong: frozenset[str]) -> Iterator[Problem]:
+    """What is wrong between fields that are right each by itself; those that are ``wrong`` already say nothing."""
     scaling = spec.scaling
     low, high = "spec.scaling.minReplicas", "spec.scaling.maxReplicas"
-    if scaling.min_replicas > scaling.max_replicas and not {low, high} & {problem.field for problem in found}:
-        return [Problem(low, scaling.min_replicas, f"at most {high}, which is {scaling.max_replicas}")]
-    return []
+    if scaling.min_replicas > scaling.max_replicas and not {low, high} & wrong:
+        yield Problem(low, scaling.min_replicas, f"at most {high}, which is {scaling.max_replicas}")
+    if not wrong & {"spec", "spec.model", "spec.model.uri"}:  # then there is no uri
+        yield from _contradictions_of_source(spec.model)
 
 
-def _generation(found: object) -> int:
-    return found if isinstance(found, int) else 1
-
-
-def _unix_seconds(found: object) -> float:
-    """Of a timestamp as YAML reads it (a datetime) or as JSON carries it (RFC 3339). 0 where there is none."""
-    if isinstance(found, str):
-        try:
-            found = datetime.fromisoformat(found)
-        except ValueError:
-            return 0.0
-    return found.timestamp() if isinstance(found, datetime) else 0.0
+def _contradictions_of_source(model: ModelSpec) -> Iterator[Problem]:
+    from_hub = model.uri.startswith("hf://")
+    if from_hub and not re.fullmatch(HUB_REPOSITORY, model.uri):
+        yield Problem("spec.model.uri", model.uri, "hf://owner/name or hf://owner/name:revision")
+    if model.revision is not None and not from_hub:
+        yield Problem("spec.model.revision", model.revision, "nothing here: only hf:// has revisions")
+    if model.revision is not None and re.fullmatch(HUB_REVISION, model.uri):
+        yield Problem("spec.model.revision", model.revision, "nothing here, or no revision in spec.model.uri")
+    if model.credentials is not None and model.uri.startswith("file://"):
+        yield Problem("spec.model.credentials", model.credentials, "nothing here: file:// needs none")

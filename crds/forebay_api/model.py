@@ -29,7 +29,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a worker found in a checkpoint. ``backbone`` is the key that units, holdings, pipelines and KV go by."""
+    """What a worker found in a checkpoint. ``backbone`` is the key that units, holdings, pipelines and KV go by;
+    ``revision`` is the commit that was meant and ``digest`` that of its files, empty where the source has none."""
 
     backbone: str
     uri: str
@@ -42,6 +43,8 @@ class Model:
     vocab_size: int
     max_model_len: int
     kv_bytes_per_token_per_layer: int
+    revision: str = ""
+    digest: str = ""
 
     @property
     def link_bytes(self) -> int:

@@ -9,7 +9,12 @@ KIND = "LLMFunction"
 PLURAL = "llmfunctions"
 SINGULAR = "llmfunction"
 SHORT_NAME = "llmfn"
+POOL_KIND = "WorkerPool"
+POOL_PLURAL = "workerpools"
+POOL_SINGULAR = "workerpool"
+POOL_SHORT_NAME = "wpool"
 CATEGORY = "forebay"
+DEFAULT_POOL = "default"
 DEFAULT_NAMESPACE = "default"
 
 # A derived host label `<name>.<namespace>` and the children's suffixes must still fit the 63 characters of DNS.

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay_api.function import (
+    Credentials,
     Function,
     FunctionKey,
     FunctionSpec,
@@ -20,6 +21,7 @@ from forebay_api.function import (
     ModelSpec,
     Queue,
     Scaling,
+    SecretRef,
 )
 
 Body = dict[str, Any]
@@ -54,7 +56,25 @@ def test_what_is_not_said_has_its_default() -> None:
         queue=Queue(max_requests=1000, queue_timeout_seconds=60, cold_start_timeout_seconds=300),
         loading=Loading(strategy=LoadingStrategy.PIPELINED, max_stages=4),
         suspend=False,
+        pool="default",
+        priority=0,
     )
+    assert function.spec.model.revision is None
+    assert function.spec.model.digest is None
+    assert function.spec.model.credentials is None
+
+
+def test_the_token_of_a_secret_has_a_usual_key() -> None:
+    model = {"uri": "hf://owner/name", "revision": "refs/pr/1", "credentials": {"secretRef": {"name": "hub"}}}
+    function = Function.from_body(body(model=model))
+    assert function.spec.model.credentials == Credentials(SecretRef("hub", "HF_TOKEN"))
+    assert function.spec.model.revision == "refs/pr/1"
+
+
+def test_a_wrong_value_hides_what_follows_from_it() -> None:
+    """A uri of no known scheme has no revision either, but one message is enough."""
+    assert list(problems(body(model={"uri": "ftp://m", "revision": "main"}))) == ["spec.model.uri"]
+    assert list(problems(body(scaling={"minReplicas": 9, "maxReplicas": 0}))) == ["spec.scaling.maxReplicas"]
 
 
 def test_a_null_section_and_a_null_field_are_absent_ones() -> None:
@@ -125,7 +145,17 @@ def test_a_wrong_value_is_refused_with_what_would_be_right(
     assert expected in found[field][1]
 
 
-@pytest.mark.parametrize("uri", ["hf://org/model", "s3://bucket/model", "https://host/model", "file:///a b"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://org/model",
+        "hf://org/model:v1",
+        "hf://org/model@refs/pr/1",
+        "s3://bucket/model",
+        "https://host/model",
+        "file:///a b",
+    ],
+)
 def test_the_other_schemes_are_for_a_worker_to_judge(uri: str) -> None:
     assert Function.from_body(body(model={"uri": uri})).spec.model.uri == uri
 
@@ -192,6 +222,13 @@ functions = st.builds(
             name=st.just("") | names,
             dtype=st.sampled_from(["auto", "bfloat16", "float16", "float32"]),
             max_model_len=st.none() | st.integers(1, 2**31 - 1),
+            digest=st.none() | st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True),
+        )
+        | st.builds(
+            ModelSpec,
+            uri=names.map("hf://owner/{}".format),
+            revision=st.none() | names,
+            credentials=st.none() | st.builds(Credentials, st.builds(SecretRef, names, st.just("HF_TOKEN") | names)),
         ),
         scaling=st.builds(
             Scaling,
@@ -206,6 +243,8 @@ functions = st.builds(
         queue=st.builds(Queue, st.integers(1, 10**6), st.integers(1, 3600), st.integers(1, 3600)),
         loading=st.builds(Loading, st.sampled_from(LoadingStrategy), st.integers(1, 16)),
         suspend=st.booleans(),
+        pool=names,
+        priority=st.integers(-1000, 1000),
     ),
 )
 
@@ -221,7 +260,7 @@ json = st.recursive(
     max_leaves=8,
 )
 KEYS = ["apiVersion", "kind", "metadata", "spec"]
-SPEC_KEYS = ["model", "scaling", "replicas", "queue", "loading", "timeoutSeconds", "suspend"]
+SPEC_KEYS = ["model", "scaling", "replicas", "queue", "loading", "timeoutSeconds", "suspend", "pool"]
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, json)), st.dictionaries(st.sampled_from(SPEC_KEYS), json))
