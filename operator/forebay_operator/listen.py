@@ -8,6 +8,8 @@ from pathlib import Path
 
 import grpc
 
+from forebay_channel import Identity, InvalidIdentity, add_port
+
 SOCKET_PATH_BYTES = 107
 """What a unix socket's address can hold on Linux."""
 
@@ -32,10 +34,10 @@ class CannotListen(Exception):
     """The address is taken or makes no sense. The text names it and says what would be right."""
 
 
-def listen(server: grpc.aio.Server, address: str) -> str:
+def listen(server: grpc.aio.Server, address: str, identity: Identity | None = None) -> str:
     """Bind ``server`` to ``unix:/path`` or ``host:port``; the address that others reach it by (port 0 replaced).
 
-    Raises CannotListen.
+    With an identity, a port takes mutual TLS only; a socket is plain. Raises CannotListen.
     """
     path = unix_path(address)
     if path is not None:
@@ -43,7 +45,9 @@ def listen(server: grpc.aio.Server, address: str) -> str:
     elif not address.rpartition(":")[0] or not address.rpartition(":")[2].isdecimal():
         raise CannotListen(f"{address!r} is no address: expected unix:/path or host:port")
     try:
-        port = server.add_insecure_port(address)
+        port = add_port(server, address, identity)
+    except InvalidIdentity as error:
+        raise CannotListen(f"cannot listen on {address}: {error}") from error
     except RuntimeError as error:
         raise CannotListen(f"cannot listen on {address}: the address is in use or not ours") from error
     return address if path is not None else f"{address.rpartition(':')[0]}:{port}"

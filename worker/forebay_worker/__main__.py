@@ -76,7 +76,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _serve(config: WorkerConfig) -> int:
-    from forebay_worker import nvml, zygote
+    from forebay_worker import nvml, sockets, zygote
     from forebay_worker.logs import log_to_stderr
 
     if config.die_with_parent is not None:
@@ -85,9 +85,10 @@ def _serve(config: WorkerConfig) -> int:
     if config.device == "cuda" and not nvml.inventory():
         return _refuse("--device cuda: NVML finds no GPU; use cpu or auto")
     try:
-        (config.state / "sockets").mkdir(parents=True, exist_ok=True)
+        config.sockets.mkdir(parents=True, exist_ok=True)
+        sockets.clear(config.sockets)
     except OSError as error:
-        return _refuse(f"--state {config.state}: cannot be used ({error.strerror})")
+        return _refuse(f"--state {config.state}: {config.sockets} cannot be used ({error.strerror})")
     zygote.warm_up()
     from forebay_worker.life import live
     from forebay_worker.shelf import Shelf

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeAlias
 
 import grpc
 import structlog
 from prometheus_client import Counter, Gauge
 
+from forebay_channel import Identity, InvalidIdentity, Role, Unreachable, addresses, connected, open_channel
 from forebay_wire.v1 import fleet_pb2, fleet_pb2_grpc
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,8 @@ REPORT_SECONDS = 1.0
 COALESCE_SECONDS = 0.010
 LONGEST_BACKOFF = 1.0
 FIRST_BACKOFF = 0.05
+LASTING_SECONDS = 1.0
+"""A stream that held for so long was with an operator that acts."""
 
 OPTIONS = (
     # Reports go up every second, so a broken cable shows as bytes that nobody acknowledges (TCP_USER_TIMEOUT, which
@@ -50,17 +53,20 @@ class _Detached(Exception):
 
 
 class Attachment:
-    """Keeps one stream to one of ``targets``. ``report`` is asked for the state; ``sent`` is told what was carried."""
+    """Keeps one stream to one of ``targets``, a host's name standing for all of its addresses: of several replicas one
+    acts, and the others answer UNAVAILABLE. ``report`` is asked for the state; ``sent`` is told what was carried."""
 
     def __init__(
         self,
         targets: Sequence[str],
+        identity: Identity | None = None,
         *,
         report: Callable[[], fleet_pb2.WorkerReport],
         sent: Callable[[fleet_pb2.WorkerReport], None],
         obey: Callable[[fleet_pb2.Command], None],
     ) -> None:
         self._targets = tuple(targets)
+        self._identity = identity
         self._report = report
         self._sent = sent
         self._obey = obey
@@ -73,19 +79,40 @@ class Attachment:
     async def run(self) -> None:
         """Until cancelled: attach, stay, and after a break try every address, then back off for a second at most."""
         delay = FIRST_BACKOFF
-        for index, target in enumerate(itertools.cycle(self._targets), start=1):
-            attempts_total.inc()
-            try:
-                async with grpc.aio.insecure_channel(target, OPTIONS) as channel:
-                    async with asyncio.timeout(CONNECT_SECONDS):
-                        await channel.channel_ready()
+        while True:
+            async for target in self._addresses():
+                if await self._attend(target):
                     delay = FIRST_BACKOFF
-                    await self._stay(fleet_pb2_grpc.FleetStub(channel).Attach(), target)
-            except (_Detached, grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-                log.info("operator.detached", target=target, reason=_reason(error))
-            if index % len(self._targets) == 0:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, LONGEST_BACKOFF)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, LONGEST_BACKOFF)
+
+    async def _addresses(self) -> AsyncIterator[str]:
+        for target in self._targets:
+            try:
+                found = await addresses(target)
+            except OSError as error:
+                log.info("operator.unknown", target=target, reason=str(error) or type(error).__name__)
+                continue
+            for address in found:
+                yield address
+
+    async def _attend(self, target: str) -> bool:
+        """One stream to one address, from its beginning to its end. Whether it lasted: a replica that stands by ends it
+        at once, and is not to be asked all the time."""
+        attempts_total.inc()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with open_channel(target, OPTIONS, identity=self._identity, role=Role.OPERATOR) as channel:
+                await connected(channel, CONNECT_SECONDS)
+                began = loop.time()
+                await self._stay(fleet_pb2_grpc.FleetStub(channel).Attach(), target)
+        except (Unreachable, InvalidIdentity) as error:
+            log.info("operator.unreachable", target=target, reason=str(error))
+            return False
+        except (_Detached, grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+            log.info("operator.detached", target=target, reason=_reason(error))
+        return loop.time() - began >= LASTING_SECONDS
 
     async def _stay(self, call: Call, target: str) -> None:
         """One stream, from its first report to its end; always raises."""

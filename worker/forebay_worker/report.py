@@ -84,6 +84,7 @@ class Reporter:
             process_bytes=resident,
             process_peak_bytes=peak,
             bare_bytes=self._holdings.bare_bytes or resident,
+            pod_uid=self._seat.config.pod_uid,
             unix_us=time.time_ns() // 1000,
         )
         message.resident_bytes = self._resident_bytes(message.holdings)

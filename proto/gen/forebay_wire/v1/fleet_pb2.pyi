@@ -143,7 +143,7 @@ class Fault(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., unix_us: _Optional[int] = ..., backbone: _Optional[str] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("name", "incarnation", "pid", "node", "state", "device", "addresses", "holdings", "pipelines", "prepared", "inspections", "faults", "term", "counter", "bytes_read", "row_bytes_read", "resident_bytes", "kv_reserved_bytes", "process_bytes", "process_peak_bytes", "unix_us", "bare_bytes")
+    __slots__ = ("name", "incarnation", "pid", "node", "state", "device", "addresses", "holdings", "pipelines", "prepared", "inspections", "faults", "term", "counter", "bytes_read", "row_bytes_read", "resident_bytes", "kv_reserved_bytes", "process_bytes", "process_peak_bytes", "unix_us", "bare_bytes", "pod_uid")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +166,7 @@ class WorkerReport(_message.Message):
     PROCESS_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNIX_US_FIELD_NUMBER: _ClassVar[int]
     BARE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    POD_UID_FIELD_NUMBER: _ClassVar[int]
     name: str
     incarnation: str
     pid: int
@@ -188,17 +189,24 @@ class WorkerReport(_message.Message):
     process_peak_bytes: int
     unix_us: int
     bare_bytes: int
-    def __init__(self, name: _Optional[str] = ..., incarnation: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., addresses: _Optional[_Union[_model_pb2.Addresses, _Mapping]] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineState, _Mapping]]] = ..., prepared: _Optional[_Iterable[_Union[Prepared, _Mapping]]] = ..., inspections: _Optional[_Iterable[_Union[Inspection, _Mapping]]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., term: _Optional[int] = ..., counter: _Optional[int] = ..., bytes_read: _Optional[int] = ..., row_bytes_read: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., kv_reserved_bytes: _Optional[int] = ..., process_bytes: _Optional[int] = ..., process_peak_bytes: _Optional[int] = ..., unix_us: _Optional[int] = ..., bare_bytes: _Optional[int] = ...) -> None: ...
+    pod_uid: str
+    def __init__(self, name: _Optional[str] = ..., incarnation: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., addresses: _Optional[_Union[_model_pb2.Addresses, _Mapping]] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineState, _Mapping]]] = ..., prepared: _Optional[_Iterable[_Union[Prepared, _Mapping]]] = ..., inspections: _Optional[_Iterable[_Union[Inspection, _Mapping]]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., term: _Optional[int] = ..., counter: _Optional[int] = ..., bytes_read: _Optional[int] = ..., row_bytes_read: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., kv_reserved_bytes: _Optional[int] = ..., process_bytes: _Optional[int] = ..., process_peak_bytes: _Optional[int] = ..., unix_us: _Optional[int] = ..., bare_bytes: _Optional[int] = ..., pod_uid: _Optional[str] = ...) -> None: ...
 
 class Inspect(_message.Message):
-    __slots__ = ("id", "uri", "dtype")
+    __slots__ = ("id", "uri", "dtype", "revision", "digest", "credentials")
     ID_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     id: str
     uri: str
     dtype: str
-    def __init__(self, id: _Optional[str] = ..., uri: _Optional[str] = ..., dtype: _Optional[str] = ...) -> None: ...
+    revision: str
+    digest: str
+    credentials: str
+    def __init__(self, id: _Optional[str] = ..., uri: _Optional[str] = ..., dtype: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., credentials: _Optional[str] = ...) -> None: ...
 
 class Prepare(_message.Message):
     __slots__ = ("model", "probe")
