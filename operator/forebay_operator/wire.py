@@ -40,8 +40,10 @@ def model(message: model_pb2.Model) -> Model:
         vocab_size=message.vocab_size,
         max_model_len=message.max_model_len,
         kv_bytes_per_token_per_layer=message.kv_bytes_per_token_per_layer,
+        revision=message.revision,
+        digest=message.digest,
     )
 
 
 def model_ref(value: Model) -> model_pb2.ModelRef:
-    return model_pb2.ModelRef(backbone=value.backbone, uri=value.uri, dtype=value.dtype)
+    return model_pb2.ModelRef(backbone=value.backbone, uri=value.uri, dtype=value.dtype, revision=value.revision)

@@ -29,7 +29,7 @@ class Unit(_message.Message):
     def __init__(self, index: _Optional[int] = ..., kind: _Optional[str] = ..., link_bytes: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., parameters: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("backbone", "uri", "dtype", "architecture", "units", "tied", "hidden_size", "layers", "vocab_size", "max_model_len", "kv_bytes_per_token_per_layer")
+    __slots__ = ("backbone", "uri", "dtype", "architecture", "units", "tied", "hidden_size", "layers", "vocab_size", "max_model_len", "kv_bytes_per_token_per_layer", "revision", "digest")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,8 @@ class Model(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_PER_TOKEN_PER_LAYER_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     backbone: str
     uri: str
     dtype: str
@@ -52,17 +54,25 @@ class Model(_message.Message):
     vocab_size: int
     max_model_len: int
     kv_bytes_per_token_per_layer: int
-    def __init__(self, backbone: _Optional[str] = ..., uri: _Optional[str] = ..., dtype: _Optional[str] = ..., architecture: _Optional[str] = ..., units: _Optional[_Iterable[_Union[Unit, _Mapping]]] = ..., tied: _Optional[bool] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., kv_bytes_per_token_per_layer: _Optional[int] = ...) -> None: ...
+    revision: str
+    digest: str
+    def __init__(self, backbone: _Optional[str] = ..., uri: _Optional[str] = ..., dtype: _Optional[str] = ..., architecture: _Optional[str] = ..., units: _Optional[_Iterable[_Union[Unit, _Mapping]]] = ..., tied: _Optional[bool] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., kv_bytes_per_token_per_layer: _Optional[int] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class ModelRef(_message.Message):
-    __slots__ = ("backbone", "uri", "dtype")
+    __slots__ = ("backbone", "uri", "dtype", "revision", "digest", "credentials")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     backbone: str
     uri: str
     dtype: str
-    def __init__(self, backbone: _Optional[str] = ..., uri: _Optional[str] = ..., dtype: _Optional[str] = ...) -> None: ...
+    revision: str
+    digest: str
+    credentials: str
+    def __init__(self, backbone: _Optional[str] = ..., uri: _Optional[str] = ..., dtype: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., credentials: _Optional[str] = ...) -> None: ...
 
 class Addresses(_message.Message):
     __slots__ = ("engine_unix", "engine_tcp", "hop_unix", "hop_tcp", "metrics")
