@@ -27,8 +27,9 @@ TRANSPORT_ERRORS = (transport.aiohttp.ClientError, OSError)  # type: ignore[attr
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 """Asks for objects without spec and status."""
 
-NO_VERDICT = frozenset((408, 429, 500, 502, 503, 504))
-"""Statuses of a server, or of a proxy before it, that could not decide: later it may."""
+NO_VERDICT = frozenset((408, 429, 502, 503, 504))
+"""Statuses of a server, or of a proxy before it, that could not decide: later it may. 500 is none of them: it is also
+the answer to an applied body with a field that the schema does not know."""
 
 REQUESTS = Counter("forebay_api_requests_total", "Calls of the Kubernetes API.", ["verb", "kind", "code"])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ STOPPING = 3.0
 
 BACKOFFS = (0.2, 0.5, *(1.0,) * 8)
 """Seconds between attempts of one request: an API server that is back is found within a second."""
+
+# It repeats for each watch and second what ``Watch`` says once: that the API server is out of reach.
+logging.getLogger("kopf").setLevel(logging.WARNING)
+logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
 
 ENDS = Counter("forebay_watch_restarts_total", "Watches that ended and were begun anew.", ["scope"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from forebay_operator.cluster.seen import Body
@@ -15,6 +15,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self._bodies: dict[str, Body] = {}
+        self._named: dict[tuple[str, str], Body] | None = None
+        self._touched: set[tuple[str, str]] = set()
 
     @property
     def uids(self) -> Collection[str]:
@@ -23,24 +25,39 @@ class Shelf:
     def take(self, event: str | None, body: Body) -> bool:
         """``event`` is the watch's: ADDED, MODIFIED, DELETED, None for one of a list. Whether anything changed."""
         uid = str(body["metadata"]["uid"])
-        if event == "DELETED":
-            return self._bodies.pop(uid, None) is not None
         known = self._bodies.get(uid)
+        if event == "DELETED":
+            return self.drop((uid,))
         if known is not None and version(known) == version(body):
             return False
         metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
         self._bodies[uid] = {**body, "metadata": metadata}
+        self._touch(metadata)
         return True
 
     def drop(self, uids: Collection[str]) -> bool:
         """Whether any of them was there."""
         known = self._bodies.keys() & frozenset(uids)
         for uid in known:
-            del self._bodies[uid]
+            self._touch(self._bodies.pop(uid)["metadata"])
         return bool(known)
 
-    def named(self) -> dict[tuple[str, str], Body]:
+    def touched(self) -> set[tuple[str, str]]:
+        """Namespaces and names of what changed since this was last asked."""
+        found, self._touched = self._touched, set()
+        return found
+
+    def _touch(self, metadata: Any) -> None:
+        self._named = None
+        self._touched.add(_name(metadata))
+
+    def named(self) -> Mapping[tuple[str, str], Body]:
         """By namespace (empty for kinds without) and name: the newest of each."""
+        if self._named is None:
+            self._named = self._by_name()
+        return self._named
+
+    def _by_name(self) -> dict[tuple[str, str], Body]:
         found: dict[tuple[str, str], Body] = {}
         for body in sorted(self._bodies.values(), key=_age):
             found[_name(body["metadata"])] = body

@@ -31,28 +31,13 @@ class StoredFunctions:
         return tuple(f"{key}: {invalid.message}" for key, invalid in sorted(self.invalid.items()))
 
 
-def read(bodies: Mapping[tuple[str, str], Body]) -> StoredFunctions:
-    """By namespace and name. One that is being deleted is gone."""
-    functions: dict[FunctionKey, Function] = {}
-    invalid: dict[FunctionKey, Invalid] = {}
-    for (namespace, name), body in sorted(bodies.items()):
-        metadata = body["metadata"]
-        if metadata.get("deletionTimestamp"):
-            continue
-        key = FunctionKey(namespace, name)
-        try:
-            functions[key] = Function.from_body(body)
-        except InvalidFunction as error:
-            invalid[key] = Invalid(str(metadata["uid"]), int(metadata.get("generation", 0)), str(error))
-    return StoredFunctions(functions, invalid)
-
-
 class Source:
     """Whoever follows it gets what there is, and then what there is after each ``changed``."""
 
     def __init__(self, bodies: Callable[[], Mapping[tuple[str, str], Body]]) -> None:
         self._bodies = bodies
         self._news = asyncio.Event()
+        self._known: dict[tuple[str, int], Function | Invalid] = {}
         self.stored = StoredFunctions()
 
     def changed(self) -> None:
@@ -61,6 +46,34 @@ class Source:
     async def follow(self) -> AsyncIterator[StoredFunctions]:
         while True:
             self._news.clear()
-            self.stored = read(self._bodies())
+            self.stored = self._read()
             yield self.stored
             await self._news.wait()
+
+    def _read(self) -> StoredFunctions:
+        """One that is being deleted is gone. What was read once is not read again: a status that changed, and there are
+        many, changes nothing here."""
+        functions: dict[FunctionKey, Function] = {}
+        invalid: dict[FunctionKey, Invalid] = {}
+        known: dict[tuple[str, int], Function | Invalid] = {}
+        for (namespace, name), body in self._bodies().items():
+            metadata = body["metadata"]
+            if metadata.get("deletionTimestamp"):
+                continue
+            version = str(metadata["uid"]), int(metadata.get("generation", 0))
+            found = known[version] = self._known.get(version) or read(body)
+            if isinstance(found, Function):
+                functions[FunctionKey(namespace, name)] = found
+            else:
+                invalid[FunctionKey(namespace, name)] = found
+        self._known = known
+        return StoredFunctions(functions, invalid)
+
+
+def read(body: Body) -> Function | Invalid:
+    """One object of the API."""
+    try:
+        return Function.from_body(body)
+    except InvalidFunction as error:
+        metadata = body["metadata"]
+        return Invalid(str(metadata["uid"]), int(metadata.get("generation", 0)), str(error))

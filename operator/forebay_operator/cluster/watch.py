@@ -22,7 +22,7 @@ from forebay_operator.cluster.shelf import Shelf
 
 log = structlog.get_logger(__name__)
 
-DEBOUNCE = 0.02
+DEBOUNCE = 0.05
 """Seconds in which events become one change."""
 
 COMPARE = 30.0
@@ -83,6 +83,10 @@ class Watch:
     def functions(self) -> Mapping[tuple[str, str], Body]:
         """By namespace and name."""
         return self._kept[KINDS.FUNCTION].shelf.named()
+
+    def touched(self) -> set[tuple[str, str]]:
+        """Namespaces and names of functions that changed since this was last asked."""
+        return self._kept[KINDS.FUNCTION].shelf.touched()
 
     @property
     def seen(self) -> ClusterSeen:

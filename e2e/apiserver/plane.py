@@ -1,0 +1,179 @@
+"""etcd and a kube-apiserver on loopback, for tests that need the API's real behaviour and no node."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+BINARIES = Path(os.environ.get("FOREBAY_TESTBED_BIN", "/tmp/testbed/bin"))
+"""Where `make testbed` puts the daemons."""
+
+TOKEN = "for-loopback-only"
+COMING_UP = 60.0
+
+
+def available() -> bool:
+    return all((BINARIES / name).exists() for name in ("etcd", "kube-apiserver"))
+
+
+class Plane:
+    """``request`` speaks for an administrator; ``kubeconfig`` is theirs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kubeconfig = folder / "kubeconfig"
+        self.port, self._etcd_port, self._peer_port = _free_ports(3)
+        self.url = f"https://127.0.0.1:{self.port}"
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._context = ssl.create_default_context()
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE
+
+    def up(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _token_key(self.folder)
+        (self.folder / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+        self.kubeconfig.write_text(json.dumps(_kubeconfig(self.url)))
+        self._start("etcd", self._etcd())
+        self.start()
+
+    def start(self) -> None:
+        """The API server, which keeps everything in etcd."""
+        self._start("kube-apiserver", self._apiserver())
+        end = time.monotonic() + COMING_UP
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError, urllib.error.HTTPError):
+                self.request("GET", "/readyz")
+                return
+            time.sleep(0.1)
+        raise AssertionError((self.folder / "kube-apiserver.log").read_text()[-3000:])
+
+    def stop(self) -> None:
+        """The API server alone."""
+        self._end("kube-apiserver")
+
+    def down(self) -> None:
+        for name in list(self._daemons):
+            self._end(name)
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+
+    def request(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
+        request = urllib.request.Request(f"{self.url}{path}", method=method)
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        data = None
+        if body is not None:
+            request.add_header("Content-Type", content)
+            data = json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(request, data, timeout=10, context=self._context) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            error.add_note(error.read().decode(errors="replace")[:2000])
+            raise
+        return json.loads(text) if text.startswith(b"{") else text
+
+    def apply(self, path: str, body: Any, manager: str = "test") -> Any:
+        return self.request("PATCH", f"{path}?fieldManager={manager}&force=true", body, "application/apply-patch+yaml")
+
+    def _start(self, name: str, arguments: Sequence[str]) -> None:
+        log = (self.folder / f"{name}.log").open("ab")
+        with log:
+            self._daemons[name] = subprocess.Popen(
+                [str(BINARIES / name), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def _end(self, name: str) -> None:
+        daemon = self._daemons.pop(name)
+        daemon.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait(10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def _etcd(self) -> list[str]:
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
+        return [
+            "--name=n0",
+            f"--data-dir={self.folder}/etcd",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=n0={peer}",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        ]
+
+    def _apiserver(self) -> list[str]:
+        return [
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--cert-dir={self.folder}/certificates",
+            "--service-cluster-ip-range=10.97.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self.folder}/sa.pub",
+            f"--service-account-signing-key-file={self.folder}/sa.key",
+            f"--token-auth-file={self.folder}/tokens.csv",
+            "--authorization-mode=RBAC",
+            "--disable-admission-plugins=ServiceAccount",
+            "--feature-gates=ResourceHealthStatus=true",
+            "--profiling=false",
+            "--v=1",
+        ]
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Plane]:
+    plane = Plane(folder)
+    try:
+        plane.up()
+        yield plane
+    finally:
+        plane.down()
+
+
+def _kubeconfig(url: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+    }
+
+
+def _token_key(folder: Path) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = serialization.Encoding.PEM
+    kept = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "sa.key").write_bytes(kept)
+    shown = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "sa.pub").write_bytes(shown)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

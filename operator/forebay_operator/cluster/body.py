@@ -1,0 +1,178 @@
+"""A function's status as the API server stores it: pure, from what a pass said to the body of a write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from forebay_api import names
+from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
+from forebay_api.function import FunctionKey
+from forebay_api.model import Model
+from forebay_operator.cluster.seen import Body
+from forebay_operator.cluster.source import Invalid
+from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, Snapshot
+from forebay_operator.status import FunctionStatus, Urls
+
+LONGEST_MESSAGE = 1024
+"""Characters; the schema takes more, people read less."""
+
+POOL_LABEL = f"{names.GROUP}/pool"
+
+OURS = (
+    "observedGeneration",
+    "state",
+    "url",
+    "address",
+    "replicas",
+    "readyReplicas",
+    "desiredReplicas",
+    "workers",
+    "selector",
+    "model",
+    "conditions",
+)
+"""The fields that we write; what others write beside them is theirs."""
+
+
+QUIET = 5.0
+"""Seconds from write to write while only the words of messages change: some count."""
+
+BUSY = 0.25
+"""Seconds from write to write of one object otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one object's status should say. ``fields`` is all but the conditions, whose times depend on what is
+    stored."""
+
+    uid: str
+    generation: int
+    fields: Mapping[str, Any]
+    conditions: tuple[Condition, ...]
+
+
+def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: Urls, workers: int) -> Wanted:
+    """``workers``: how many serve or load it."""
+    key = function.function.key
+    body: dict[str, Any] = {
+        "observedGeneration": function.function.generation,
+        "state": found.state.value,
+        "url": found.url,
+        "address": {"url": urls.path(key)},
+        "replicas": max(found.ready, found.desired),
+        "readyReplicas": found.ready,
+        "desiredReplicas": found.desired,
+        "workers": workers,
+        "selector": f"{POOL_LABEL}={function.function.spec.pool}",
+    }
+    if (backbone := seen.backbones.get(function.serving)) is not None:
+        body["model"] = _model(backbone)
+    return Wanted(function.function.uid, function.function.generation, body, found.conditions)
+
+
+def invalid(found: Invalid) -> Wanted:
+    """Of an object that is no function: every known condition, and which field is wrong."""
+
+    def verdict(kind: ConditionType) -> Condition:
+        wrong = {ConditionType.READY: Status.FALSE, ConditionType.STALLED: Status.TRUE}
+        calm = {ConditionType.RECONCILING: Status.FALSE}
+        of = (wrong | calm).get(kind, Status.UNKNOWN)
+        return Condition(kind, of, Reason.INVALID_SPEC, found.message, found.generation)
+
+    body = {"observedGeneration": found.generation, "state": State.FAILED.value, "replicas": 0, "readyReplicas": 0}
+    return Wanted(found.uid, found.generation, body, tuple(verdict(kind) for kind in ConditionType))
+
+
+def workers(seen: Snapshot) -> Mapping[str, int]:
+    """By backbone, those in its pipelines."""
+    found: dict[str, set[str]] = {}
+    for pipeline in seen.pipelines:
+        if pipeline.phase is not PipelinePhase.BROKEN:
+            found.setdefault(pipeline.backbone, set()).update(stage.worker for stage in pipeline.stages)
+    return {backbone: len(names) for backbone, names in found.items()}
+
+
+def _model(backbone: BackboneSeen) -> dict[str, Any]:
+    model: Model = backbone.model
+    found = {
+        "backbone": model.backbone,
+        "architecture": model.architecture,
+        "sizeBytes": model.link_bytes,
+        "layers": model.layers,
+        "resolvedRevision": model.revision,
+        "digest": model.digest,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def distance(wanted: Wanted, stored: Mapping[str, Any]) -> float | None:
+    """Seconds that a write must keep from the one before; None when nothing differs that a person would care about:
+    times of transitions follow from the rest."""
+    if any(wanted.fields.get(field) != stored.get(field) for field in OURS if field != "conditions"):
+        return BUSY
+    ours = {condition.type.value: _condition(condition, "") for condition in wanted.conditions}
+    theirs = {str(entry.get("type")): entry for entry in _conditions(stored)}
+    if _gists(ours, GIST) != _gists(theirs, GIST):
+        return BUSY
+    return QUIET if _gists(ours, ("message",)) != _gists(theirs, ("message",)) else None
+
+
+def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
+    """Whether it says that nothing is known where somebody knew already: workers may only not have come back yet."""
+    if stored.get("observedGeneration") != wanted.generation:
+        return False
+    ready = next((entry.get("status") for entry in _conditions(stored) if entry.get("type") == "Ready"), None)
+    unknown = any(entry.type is ConditionType.READY and entry.status is Status.UNKNOWN for entry in wanted.conditions)
+    return unknown and ready in (Status.TRUE.value, Status.FALSE.value)
+
+
+def write(key: FunctionKey, wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """To be applied to ``status``. A condition that did not flip keeps its stored time; one that did gets ``now``.
+
+    With the uid: a function that was deleted and made anew meanwhile refuses it."""
+    since = {(entry.get("type"), entry.get("status")): entry.get("lastTransitionTime") for entry in _conditions(stored)}
+    conditions = [
+        _condition(condition, since.get((condition.type.value, condition.status.value)) or stamp(now))
+        for condition in wanted.conditions
+    ]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"namespace": key.namespace, "name": key.name, "uid": wanted.uid},
+        "status": {**wanted.fields, "conditions": conditions},
+    }
+
+
+def stamp(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def status_of(body: Body) -> Mapping[str, Any]:
+    found = body.get("status")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _conditions(stored: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return stored.get("conditions") or ()
+
+
+def _condition(condition: Condition, since: str) -> dict[str, Any]:
+    return {
+        "type": condition.type.value,
+        "status": condition.status.value,
+        "reason": str(condition.reason),
+        "message": condition.message[:LONGEST_MESSAGE],
+        "observedGeneration": condition.observed_generation,
+        "lastTransitionTime": since,
+    }
+
+
+GIST = ("status", "reason", "observedGeneration")
+
+
+def _gists(conditions: Mapping[str, Mapping[str, Any]], fields: Sequence[str]) -> Mapping[str, tuple[object, ...]]:
+    return {kind: tuple(entry.get(field) for field in fields) for kind, entry in conditions.items()}

@@ -1,0 +1,179 @@
+"""What happened to functions, told as events of the API in plain words: for `kubectl describe`, never for machines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+from forebay_api import names
+from forebay_api.conditions import State
+from forebay_api.function import FunctionKey
+from forebay_operator.cluster.api import Api, ApiError, NotFound
+from forebay_operator.cluster.body import status_of
+from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.seen import Body
+from forebay_operator.control import Outcome
+from forebay_operator.status import FunctionStatus
+
+log = structlog.get_logger(__name__)
+
+CONTROLLER = f"{names.GROUP}/operator"
+
+WAITING = 256
+"""Events that may wait; more are dropped and counted."""
+
+APART = 0.2
+"""Seconds from event to event, over all functions."""
+
+SERIES = 600.0
+"""Seconds for which an event like the one before is counted into it."""
+
+SERIES_KEPT = 2048
+LONGEST_NOTE = 1000
+
+EVENTS = Counter("forebay_events_total", "Events for the API, by what became of them.", ["how"])
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """``reason``: one CamelCase word; ``note``: a sentence."""
+
+    key: FunctionKey
+    uid: str
+    reason: str
+    note: str
+    warning: bool = False
+
+
+def change(key: FunctionKey, uid: str, before: str, status: FunctionStatus) -> Told | None:
+    """What to tell of a function that came from the state ``before`` (empty: nobody knows) into another one."""
+    if status.state.value == before:
+        return None
+    match status.state:
+        case State.FAILED:
+            return Told(key, uid, status.reason, status.message or "it cannot be served", warning=True)
+        case State.SUSPENDED:
+            return Told(key, uid, "Suspended", status.message or "it is switched off")
+        case State.QUEUED:
+            return Told(key, uid, "RequestsWaiting", "requests wait until workers are found for it")
+        case State.LOADING:
+            return Told(key, uid, "Loading", "workers load the model")
+        case State.PIPELINED:
+            return Told(key, uid, "ServingPipelined", "answers while it loads: several workers hold a part each")
+        case State.SERVING:
+            return Told(key, uid, "Serving", f"{status.ready} of {status.desired} replicas answer")
+        case State.IDLE if before in (State.SERVING, State.PIPELINED, State.DRAINING, State.LOADING):
+            return Told(key, uid, "ScaledToZero", "no requests: nothing is held for it; the next request starts it")
+        case State.IDLE if before in (State.FAILED, State.SUSPENDED):
+            return Told(key, uid, "Recovered", "the next request starts it")
+    return None
+
+
+class Events:
+    """For one term. Nobody waits for it, and what cannot be told is dropped."""
+
+    def __init__(
+        self,
+        api: Api,
+        instance: str,
+        stored: Callable[[], Mapping[tuple[str, str], Body]],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._instance = instance
+        self._stored = stored
+        self._clock = clock
+        self._states: dict[FunctionKey, tuple[str, str]] = {}
+        self._queue: asyncio.Queue[Told] = asyncio.Queue(WAITING)
+        self._series: OrderedDict[tuple[str, str, str], tuple[str, int, float]] = OrderedDict()
+
+    def take(self, outcome: Outcome) -> None:
+        """What a pass said."""
+        states: dict[FunctionKey, tuple[str, str]] = {}
+        for function in outcome.seen.functions:
+            key, uid = function.function.key, function.function.uid
+            if (status := outcome.statuses.get(key)) is None:
+                continue
+            states[key] = uid, status.state.value
+            known = self._states.get(key)
+            before = known[1] if known and known[0] == uid else self._stored_state(key)
+            if (told := change(key, uid, before, status)) is not None:
+                self.tell(told)
+        self._states = states
+
+    def tell(self, told: Told) -> None:
+        try:
+            self._queue.put_nowait(told)
+        except asyncio.QueueFull:
+            EVENTS.labels("dropped").inc()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            told = await self._queue.get()
+            try:
+                await self._send(told)
+                EVENTS.labels("told").inc()
+            except ApiError as error:
+                EVENTS.labels("failed").inc()
+                log.info("an event could not be told", function=str(told.key), reason=told.reason, error=str(error))
+            await asyncio.sleep(APART)
+
+    def _stored_state(self, key: FunctionKey) -> str:
+        found = self._stored().get((key.namespace, key.name))
+        return str(status_of(found).get("state", "")) if found else ""
+
+    async def _send(self, told: Told) -> None:
+        now = self._clock()
+        alike = (told.uid, told.reason, told.note)
+        name, count, last = self._series.pop(alike, ("", 0, 0.0))
+        if name and now - last < SERIES:
+            try:
+                series = {"series": {"count": count + 1, "lastObservedTime": _micro(now)}}
+                await self._api.patch_merge(KINDS.EVENT, told.key.namespace, name, series)
+            except NotFound:  # events live for an hour
+                name = ""
+        else:
+            name = ""
+        if not name:
+            name, count = f"{told.key.name}.{uuid.uuid4().hex[:16]}", 0
+            await self._api.create(_event(told, name, self._instance, now))
+        self._series[alike] = name, count + 1, now
+        while len(self._series) > SERIES_KEPT:
+            self._series.popitem(last=False)
+
+
+def _event(told: Told, name: str, instance: str, now: float) -> dict[str, Any]:
+    return {
+        "apiVersion": KINDS.EVENT.api_version,
+        "kind": KINDS.EVENT.name,
+        "metadata": {"namespace": told.key.namespace, "name": name},
+        "eventTime": _micro(now),
+        "reportingController": CONTROLLER,
+        "reportingInstance": instance,
+        "action": "Reconcile",
+        "reason": told.reason,
+        "note": told.note[:LONGEST_NOTE],
+        "type": "Warning" if told.warning else "Normal",
+        "regarding": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "namespace": told.key.namespace,
+            "name": told.key.name,
+            "uid": told.uid,
+        },
+    }
+
+
+def _micro(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
