@@ -139,7 +139,7 @@ def test_a_node_gets_its_claim_and_then_a_pod_for_each_device() -> None:
         CreatePod("p", "a", 0, "p-a-0"),
         CreatePod("p", "a", 1, "p-a-1"),
     )
-    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 0, 0),)
+    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 0, 0, 0),)
     assert found.wake_at is None
 
 
@@ -175,7 +175,7 @@ def test_never_more_than_the_node_has_to_give() -> None:
 def test_a_leaving_pod_keeps_its_device_and_its_place_until_it_is_gone() -> None:
     found = plan(pod("p-a-0", leaving=True), pod("p-a-1"))
     assert found.steps == ()
-    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 1, 1),)
+    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 1, 1, 1),)
 
 
 def test_two_pools_share_what_a_node_has() -> None:
@@ -223,13 +223,13 @@ def test_a_claim_that_a_person_made_is_used() -> None:
 def test_pods_of_a_node_that_takes_no_new_ones_are_kept(node: NodeSeen, found: NodeState) -> None:
     made = plan(old("p-a-0", ready=False), pod("p-a-1"), nodes=(node,))
     assert made.steps == ()
-    assert made.counts["p"].nodes == (NodeCount("a", found, 2, 1, 1),)
+    assert made.counts["p"].nodes == (NodeCount("a", found, 2, 1, 1, 2),)
 
 
 def test_pods_are_kept_while_the_device_plugin_restarts() -> None:
     found = plan(old("p-a-0"), pod("p-a-1"), nodes=(replace(NODE, allocatable={GPU: 0}),))
     assert found.steps == ()
-    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 2, 1),)
+    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 2, 1, 2),)
 
 
 def test_pods_of_a_node_that_is_not_seen_are_left_to_kubernetes() -> None:
@@ -252,7 +252,7 @@ def test_a_foreign_node_without_pods_is_not_counted() -> None:
 def test_a_dead_pod_goes_before_another_takes_its_place() -> None:
     found = plan(pod("p-a-0", dead=True, ready=False), pod("p-a-1"))
     assert found.steps == (DeletePod("p", "p-a-0", "p-a-0-uid", Why.DEAD),)
-    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 1, 1),)
+    assert found.counts["p"].nodes == (NodeCount("a", NodeState.OPEN, 2, 1, 1, 1),)
     assert plan(pod("p-a-0", dead=True, leaving=True), pod("p-a-1")).steps == ()
 
 
@@ -313,7 +313,7 @@ def test_pods_on_a_node_that_left_the_selector_go_one_at_a_time() -> None:
     moved = replace(NODE, labels={})
     found = plan(pod("p-a-0"), pod("p-a-1"), nodes=(moved,))
     assert deleted(found) == [("p-a-1", Why.SURPLUS)]
-    assert found.counts["p"].nodes == (NodeCount("a", NodeState.FOREIGN, 0, 0, 0),)
+    assert found.counts["p"].nodes == (NodeCount("a", NodeState.FOREIGN, 0, 0, 0, 2),)
 
 
 def test_what_does_nothing_goes_at_once() -> None:

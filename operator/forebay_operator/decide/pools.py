@@ -62,11 +62,14 @@ PoolStep = CreateClaim | CreatePod | DeletePod
 
 @dataclass(frozen=True, slots=True)
 class NodeCount:
+    """``live``: pods that nobody told to end, of which ``ready`` and ``updated`` are counted up to ``desired``."""
+
     name: str
     state: NodeState
     desired: int
     ready: int
     updated: int
+    live: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,4 +273,5 @@ def _count(site: _Site) -> NodeCount:
         desired=desired,
         ready=min(desired, sum(pod.ready for pod in site.live)),
         updated=min(desired, sum(pod.template == site.pool.template for pod in site.live)),
+        live=len(site.live),
     )

@@ -1,0 +1,150 @@
+"""Objects of the API server as decisions about pools see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from forebay_api.pool import MOST_GPUS, Pool
+from forebay_operator.cluster import health, pods
+from forebay_operator.cluster.seen import Body
+from forebay_operator.cluster.template import TEMPLATE_ANNOTATION, PodSettings
+from forebay_operator.decide.pool_seen import ClaimSeen, Load, NodeSeen, PodSeen, PoolSeen, Taint, Toleration
+from forebay_operator.decide.seen import WorkerSeen
+
+IMAGE_MISSING = "ImageMissing"
+CRASHING = "Crashing"
+ENDED = "Ended"
+MISCONFIGURED = "Misconfigured"
+UNSCHEDULABLE = "Unschedulable"
+
+DEAD = ("Failed", "Succeeded")
+
+WAITING: Mapping[str, tuple[str, str]] = {
+    "ErrImagePull": (IMAGE_MISSING, "its image cannot be pulled"),
+    "ImagePullBackOff": (IMAGE_MISSING, "its image cannot be pulled"),
+    "ErrImageNeverPull": (IMAGE_MISSING, "its image is not on the node, and imagePullPolicy is Never"),
+    "InvalidImageName": (IMAGE_MISSING, "its image has no valid name"),
+    "CrashLoopBackOff": (CRASHING, "its worker ends again and again"),
+    "CreateContainerConfigError": (MISCONFIGURED, "a Secret or ConfigMap of its container is missing"),
+    "CreateContainerError": (MISCONFIGURED, "its container cannot be made"),
+    "RunContainerError": (MISCONFIGURED, "its container cannot be started"),
+}
+"""The kubelet's words for why a container waits, as ours: its own change from look to look."""
+
+
+def pool_seen(pool: Pool, settings: PodSettings) -> PoolSeen:
+    spec = pool.spec
+    return PoolSeen(
+        name=pool.name,
+        uid=pool.uid,
+        selector=spec.node_selector,
+        gpus_per_node=MOST_GPUS if spec.gpus_per_node is None else spec.gpus_per_node,
+        resource=spec.resource_name,
+        template=pods.template(pool, settings),
+        max_unavailable=spec.max_unavailable,
+        cache=spec.cache is not None and spec.cache.claim_template is not None,
+        tolerations=tuple(map(_toleration, pods.tolerations(pool))),
+    )
+
+
+def node_seen(body: Body) -> NodeSeen:
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    return NodeSeen(
+        name=body["metadata"]["name"],
+        labels=body["metadata"].get("labels") or {},
+        ready=_condition(status, "Ready").get("status") == "True",
+        cordoned=bool(spec.get("unschedulable")),
+        allocatable={name: _count(amount) for name, amount in (status.get("allocatable") or {}).items()},
+        taints=tuple(
+            Taint(taint.get("key", ""), taint.get("effect", ""), taint.get("value") or "")
+            for taint in spec.get("taints") or ()
+        ),
+    )
+
+
+def pod_seen(body: Body) -> PodSeen:
+    metadata, status = body["metadata"], body.get("status") or {}
+    containers = body.get("spec", {}).get("containers") or ()
+    limits = (containers[0].get("resources") or {}).get("limits") or {} if containers else {}
+    return PodSeen(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        owner=owner_uid(body),
+        node=pods.node_of(body),
+        # Extended resources have a domain, and ours asks for one only.
+        resource=next((name for name in sorted(limits) if "/" in name), ""),
+        template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
+        created=unix_seconds(metadata.get("creationTimestamp")),
+        ready=_condition(status, "Ready").get("status") == "True",
+        dead=status.get("phase") in DEAD,
+        leaving="deletionTimestamp" in metadata,
+        sick=bool(health.sick_devices(body)),
+        restarts=sum(container.get("restartCount", 0) for container in status.get("containerStatuses") or ()),
+        trouble=_trouble(status),
+    )
+
+
+def claim_seen(body: Body) -> ClaimSeen:
+    return ClaimSeen(body["metadata"]["name"], owner_uid(body), "deletionTimestamp" in body["metadata"])
+
+
+def load(worker: WorkerSeen) -> Load:
+    return Load(
+        pipelines=len(worker.kv_bytes),
+        kv=sum(worker.kv_bytes.values()),
+        weights=sum(holding.bytes_loaded for holding in worker.holdings.values()),
+    )
+
+
+def owner_uid(body: Body) -> str:
+    """Of the controller; empty where there is none."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")
+
+
+def unix_seconds(found: object) -> float:
+    """Of a time as JSON carries it; 0 where there is none."""
+    try:
+        return datetime.fromisoformat(found).timestamp() if isinstance(found, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _toleration(body: Mapping[str, Any]) -> Toleration:
+    return Toleration(
+        key=body.get("key") or "",
+        operator=body.get("operator") or "Equal",
+        value=body.get("value") or "",
+        effect=body.get("effect") or "",
+    )
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((found for found in status.get("conditions") or () if found.get("type") == kind), {})
+
+
+def _count(amount: object) -> int:
+    """Devices are whole; of cores and memory nobody asks here."""
+    text = str(amount)
+    return int(text) if text.isdecimal() else 0
+
+
+def _trouble(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    if status.get("phase") in DEAD:
+        return ENDED, ": ".join(filter(None, ("it ended", status.get("reason"), status.get("message"))))
+    for container in status.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in WAITING:
+            reason, why = WAITING[waiting["reason"]]
+            return reason, why + _last_words(container)
+    placed = _condition(status, "PodScheduled")
+    if placed.get("status") == "False" and placed.get("reason") == UNSCHEDULABLE:
+        return UNSCHEDULABLE, str(placed.get("message") or "no node takes it").split(". ")[0]
+    return None
+
+
+def _last_words(container: Mapping[str, Any]) -> str:
+    last = (container.get("lastState") or {}).get("terminated")
+    return f", the last time with exit code {last.get('exitCode')} ({last.get('reason')})" if last else ""
