@@ -257,7 +257,7 @@ def test_opt_variants_that_would_be_computed_wrongly_are_refused(
     ("uri", "says"),
     [
         ("file:///no/such/folder", "/no/such/folder: no such folder"),
-        ("hf://org/model", "only file:///absolute/path can be opened"),
+        ("gs://org/model", "can be only file:///absolute/path, hf://"),
         ("file://models/x", "only file:///"),
         ("/models/x", "only file:///"),
     ],

@@ -52,12 +52,16 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serve.set_defaults(parser=serve)
 
     inspect = tools.add_parser("inspect", help="what a checkpoint holds, as JSON")
-    inspect.add_argument("uri", help="file:///folder of the checkpoint")
+    inspect.add_argument(
+        "uri", help="file:///folder, hf://org/name[:revision], s3://bucket/prefix or https://host/folder/"
+    )
     inspect.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     inspect.add_argument("--json", action="store_true", help="errors as JSON on stdout too")
 
     probe = tools.add_parser("probe", help="measured compute of a checkpoint's layers, as JSON")
-    probe.add_argument("uri", help="file:///folder of the checkpoint")
+    probe.add_argument(
+        "uri", help="file:///folder, hf://org/name[:revision], s3://bucket/prefix or https://host/folder/"
+    )
     probe.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     probe.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
@@ -98,10 +102,11 @@ def _serve(config: WorkerConfig) -> int:
 
 
 def _inspect(uri: str, dtype: str, errors_as_json: bool) -> int:
+    from forebay_worker.artifact.access import Access
     from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 
     try:
-        model = open_checkpoint(uri, dtype).model
+        model = open_checkpoint(uri, dtype, Access()).model
     except CheckpointError as error:
         if errors_as_json:
             _print({"reason": error.reason, "message": error.message})
@@ -111,10 +116,11 @@ def _inspect(uri: str, dtype: str, errors_as_json: bool) -> int:
 
 
 def _probe(uri: str, dtype: str, device: DeviceKind) -> int:
+    from forebay_worker.artifact.access import Access
     from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 
     try:
-        checkpoint = open_checkpoint(uri, dtype)
+        checkpoint = open_checkpoint(uri, dtype, Access())
     except CheckpointError as error:
         return _refuse(f"{error.reason}: {error.message}")
     import torch

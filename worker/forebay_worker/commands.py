@@ -15,6 +15,7 @@ from prometheus_client import Counter
 
 from forebay_api.model import Epoch, Model, Stage
 from forebay_wire.v1 import fleet_pb2, model_pb2
+from forebay_worker.artifact.access import Access, Secret
 from forebay_worker.checkpoints import Checkpoints, Ref
 from forebay_worker.formation import Formation, StagePlace
 from forebay_worker.holdings import Holdings
@@ -22,6 +23,7 @@ from forebay_worker.load.checkpoint import Checkpoint, CheckpointError
 from forebay_worker.prepare import Preparations, PrepareFailed
 from forebay_worker.stage import Executor
 from forebay_worker.turns import Turns
+from forebay_worker.watches import Watches
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +59,7 @@ class Commands:
         self._changed = changed
         self._checkpoints = Checkpoints()
         self._turns = Turns()
+        self._watches = Watches(holdings, executor, self._turns)
         self._backbones: OrderedDict[Epoch, str] = OrderedDict()
         self.term = 0
         self.counter = 0
@@ -102,6 +105,7 @@ class Commands:
 
     async def close(self) -> None:
         await self._turns.close()
+        self._watches.close()
         self._checkpoints.close()
 
     def _note(self, epoch: Epoch, backbone: str) -> None:
@@ -112,7 +116,8 @@ class Commands:
     async def _inspect(self, ask: fleet_pb2.Inspect) -> None:
         answer = fleet_pb2.Inspection(id=ask.id)
         try:
-            checkpoint = await self._checkpoints.inspect(ask.uri, ask.dtype or "auto")
+            access = Access(ask.revision, ask.digest, Secret(ask.credentials))
+            checkpoint = await self._checkpoints.inspect(ask.uri, ask.dtype or "auto", access)
             answer.model.CopyFrom(model_message(checkpoint.model))
         except CheckpointError as error:
             answer.reason, answer.message = error.reason, error.message
@@ -137,6 +142,7 @@ class Commands:
                 raise CheckpointError(
                     "InvalidCheckpoint", f"no unit {beyond[0]} in {len(checkpoint.model.units)} units"
                 )
+            self._watches.begin(ref, checkpoint)
         except CheckpointError as error:
             self._holdings.refuse(ref, f"{error.reason}: {error.message}")
             return
@@ -145,6 +151,8 @@ class Commands:
 
     async def _drop(self, ask: fleet_pb2.Drop) -> None:
         await self._holdings.drop(ask.backbone, ask.units)
+        if self._holdings.checkpoint(ask.backbone) is None:
+            self._watches.end(ask.backbone)
 
     def _begin_form(self, ask: fleet_pb2.Form) -> None:
         try:
@@ -185,8 +193,11 @@ class Commands:
         self._executor.dissolve(epoch, "dissolved by the operator")
 
     async def _open(self, ref: Ref) -> Checkpoint:
-        """The checkpoint that is being held, else the one on disk. Raises CheckpointError."""
-        return self._holdings.checkpoint(ref.backbone) or await self._checkpoints.open(ref)
+        """The checkpoint that is being held, else what its uri leads to. Raises CheckpointError."""
+        held = self._holdings.checkpoint(ref.backbone)
+        if held and (held.artifact is None or held.artifact.access == ref.access):
+            return held
+        return await self._checkpoints.open(ref)  # also to learn new credentials
 
 
 def model_message(model: Model) -> model_pb2.Model:

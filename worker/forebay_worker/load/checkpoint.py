@@ -9,55 +9,42 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from forebay_api.model import Model, Unit, UnitKind
-from forebay_worker.load.safetensors import BrokenFile, Entry, Header, read_header
+from forebay_worker.artifact import opening, small
+from forebay_worker.artifact.access import Access
+from forebay_worker.artifact.artifact import Artifact
+from forebay_worker.artifact.errors import (
+    ARTIFACT_NOT_FOUND,
+    INVALID_CHECKPOINT,
+    UNSUPPORTED_ARCHITECTURE,
+    CheckpointError,
+)
+from forebay_worker.artifact.listing import WEIGHTS
+from forebay_worker.artifact.local import check_folder
+from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
+from forebay_worker.load.safetensors import BrokenFile, Entry, Header, parse_header, read_header
+from forebay_worker.load.tensors import DTYPES, ITEM_BYTES, Stamp, TensorSlice, layout
 from forebay_worker.model import registry
 from forebay_worker.model.registry import Architecture, Dims
 
-ARTIFACT_NOT_FOUND = "ArtifactNotFound"
-UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
-INVALID_CHECKPOINT = "InvalidCheckpoint"
+__all__ = [
+    "INVALID_CHECKPOINT",
+    "ITEM_BYTES",
+    "Checkpoint",
+    "CheckpointError",
+    "Stamp",
+    "TensorSlice",
+    "layout",
+    "open_checkpoint",
+]
 
-ALIGNMENT = 64  # bytes; every tensor of an arena begins at a multiple: cache lines, and any vector load
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # those we compute in
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_JSON_BYTES = 64_000_000
 
 INDEX = "model.safetensors.index.json"
-
-
-class CheckpointError(Exception):
-    """``reason`` is ArtifactNotFound, UnsupportedArchitecture or InvalidCheckpoint; ``message`` one sentence."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSlice:
-    """Where a tensor lies: ``nbytes`` from ``offset`` of ``file``, row-major. ``name`` is that of the state dict."""
-
-    name: str
-    file: Path
-    offset: int
-    nbytes: int
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a file was like when it was inspected: another one under its name is another model."""
-
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -72,17 +59,33 @@ class Checkpoint:
     tensors: tuple[tuple[TensorSlice, ...], ...]
     tables: Mapping[str, TensorSlice]
     stamps: Mapping[Path, Stamp]
+    artifact: Artifact | None = None  # None: the folder is no cache's, all is there
 
 
-def open_checkpoint(uri: str, dtype: str = "auto") -> Checkpoint:
-    """Inspect ``file:///folder``. ``dtype``: auto (as stored), float32, bfloat16 or float16. Raises CheckpointError."""
-    folder = _folder(uri)
+def open_checkpoint(uri: str, dtype: str = "auto", access: Access | None = None) -> Checkpoint:
+    """Inspect a checkpoint. ``dtype``: auto (as stored), float32, bfloat16 or float16. Raises CheckpointError.
+
+    Without ``access`` only a folder or what the cache holds can be opened: nothing is asked of the net, and no thread
+    is started."""
+    try:
+        source = parse(uri)
+    except InvalidUri as error:
+        raise CheckpointError(ARTIFACT_NOT_FOUND, str(error)) from None
+    if source.scheme is Scheme.FILE:
+        folder = _folder(source)
+        check_folder(folder, access.digest if access else "")
+        return _open(uri, dtype, folder, None)
+    artifact = opening.obtain(source, access)
+    return _open(uri, dtype, artifact.folder, artifact)
+
+
+def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Checkpoint:
     try:
         raw_config = _read(folder / "config.json")
         config = _json_object(folder / "config.json", raw_config)
         architecture = registry.find(config)
         dims = architecture.dims(config)
-        headers = [read_header(file) for file in _files(folder)]
+        headers = _headers(_files(folder, artifact), artifact)
         _check_index(folder, headers)
         slices = _slices(headers, architecture, dims)
         units = _units(slices, architecture, dims, config)
@@ -94,36 +97,41 @@ def open_checkpoint(uri: str, dtype: str = "auto") -> Checkpoint:
         raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
     stored = _stored_dtype(slices.values())
     resolved = _resolve(dtype, stored)
+    model = _model(uri, resolved, _key(raw_config, resolved, headers), architecture, dims, units)
+    if artifact is not None:
+        listing = artifact.listing
+        model = replace(model, revision=listing.revision, digest=small.digest(artifact.place, listing))
     return Checkpoint(
-        model=_model(uri, resolved, _key(raw_config, resolved, headers), architecture, dims, units),
+        model=model,
         folder=folder,
         config=config,
         architecture=architecture,
         tensors=units,
         tables=_tables(slices, architecture),
         stamps={header.file: Stamp(header.size, header.mtime_ns) for header in headers},
+        artifact=artifact,
     )
 
 
-def layout(tensors: Sequence[TensorSlice], dtype: str) -> tuple[tuple[int, ...], int]:
-    """Where each tensor begins in an arena that holds them all in ``dtype``, and the bytes of that arena."""
-    offsets, end = [], 0
-    for tensor in tensors:
-        offsets.append(end)
-        size = math.prod(tensor.shape) * ITEM_BYTES[dtype]
-        end += -(-size // ALIGNMENT) * ALIGNMENT
-    return tuple(offsets), end
-
-
-def _folder(uri: str) -> Path:
-    if not uri.startswith("file:///"):
-        raise CheckpointError(ARTIFACT_NOT_FOUND, f"{uri}: only file:///absolute/path can be opened")
-    folder = Path(unquote(uri.removeprefix("file://")))
+def _folder(uri: Uri) -> Path:
+    folder = Path(uri.path)
     if not folder.is_dir():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no such folder")
     if not (folder / "config.json").is_file():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no config.json, so no checkpoint")
     return folder
+
+
+def _headers(files: Sequence[Path], artifact: Artifact | None) -> list[Header]:
+    """Raises BrokenFile, CheckpointError and OSError."""
+    if artifact is None:
+        return [read_header(file) for file in files]
+    listed = [artifact.file(file) for file in files]
+    heads = artifact.heads(files)
+    return [
+        parse_header(file, head, about.size, about.version)
+        for file, about, head in zip(files, listed, heads, strict=True)
+    ]
 
 
 def _read(file: Path) -> bytes:
@@ -142,7 +150,7 @@ def _json_object(file: Path, raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, artifact: Artifact | None) -> list[Path]:
     """The shards that the index names, else model.safetensors, else the only safetensors file there is."""
     if (folder / INDEX).is_file():
         names = sorted(set(_weight_map(folder).values()))
@@ -151,12 +159,12 @@ def _files(folder: Path) -> list[Path]:
                 raise CheckpointError(
                     INVALID_CHECKPOINT, f"{folder / INDEX}: {name!r} is not the name of a file beside it"
                 )
-            if not (folder / name).is_file():
+            if not _exists(folder / name, artifact):
                 raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: the index names {name}, which is not there")
         return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
+    if _exists(folder / "model.safetensors", artifact):
         return [folder / "model.safetensors"]
-    found = sorted(folder.glob("*.safetensors"))
+    found = sorted(folder.glob("*.safetensors")) if artifact is None else _listed(artifact)
     if len(found) > 1:
         raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: {len(found)} safetensors files, but no {INDEX}")
     if not found and any(folder.glob("*.bin")):
@@ -167,6 +175,15 @@ def _files(folder: Path) -> list[Path]:
     if not found:
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no safetensors file")
     return found
+
+
+def _exists(file: Path, artifact: Artifact | None) -> bool:
+    """Whether it is here, or can come."""
+    return file.is_file() if artifact is None else file in _listed(artifact)
+
+
+def _listed(artifact: Artifact) -> list[Path]:
+    return [artifact.folder / file.name for file in artifact.listing.files if file.name.endswith(WEIGHTS)]
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -251,7 +268,7 @@ def _key(raw_config: bytes, dtype: str, headers: Sequence[Header]) -> str:
     for part in (raw_config, dtype.encode()):
         digest.update(len(part).to_bytes(8, "little") + part)
     for header in headers:
-        facts = f"{header.file.name}|{header.size}|{header.mtime_ns}|{hashlib.sha256(header.raw).hexdigest()}\n"
+        facts = f"{header.file.name}|{header.size}|{header.version}|{hashlib.sha256(header.raw).hexdigest()}\n"
         digest.update(facts.encode())
     return digest.hexdigest()[:16]
 

@@ -15,10 +15,11 @@ from typing import Protocol
 
 import torch
 
+from forebay_worker.artifact.errors import INVALID_CHECKPOINT, CheckpointError
 from forebay_worker.device import Device
-from forebay_worker.load.checkpoint import INVALID_CHECKPOINT, ITEM_BYTES, CheckpointError, TensorSlice, layout
 from forebay_worker.load.plan import Part, Piece, pieces
 from forebay_worker.load.source import Source
+from forebay_worker.load.tensors import ITEM_BYTES, TensorSlice, layout
 
 SERIAL_ELEMENTS = 32768  # torch converts this many without waking its thread pool, which belongs to the device thread
 MADV_POPULATE_READ = 22  # Linux 5.14
@@ -48,10 +49,12 @@ class Mapped:
     """CPU, as stored: private mappings of the file, so that nothing is copied and processes share the page cache.
 
     ``move`` brings pages in ahead of the first use. The kernel does it on request, and reports a file that was cut
-    short; touching a page of such a file would kill the process."""
+    short; touching a page of such a file would kill the process. A file that is still coming is mapped too: a page is
+    brought in after its bytes were written, and nobody looks at it before."""
 
     def __init__(self, tensors: Sequence[TensorSlice], source: Source) -> None:
         self._tensors = tensors
+        self._source = source
         self._views: dict[int, torch.Tensor] = {}
         self._runs: list[tuple[Piece, int]] = []
         for run in pieces(tensors, float("inf")):
@@ -60,7 +63,8 @@ class Mapped:
             memory = mmap.mmap(
                 source.descriptor(run.file), run.nbytes + skip, offset=run.offset - skip, access=mmap.ACCESS_COPY
             )
-            memory.madvise(mmap.MADV_WILLNEED)
+            if source.here(run.file, run.offset, run.nbytes):
+                memory.madvise(mmap.MADV_WILLNEED)
             self._runs.append((run, torch.frombuffer(memory, dtype=torch.uint8).data_ptr() + skip))
             self._view(run, memory, skip)
 
@@ -75,6 +79,7 @@ class Mapped:
 
     def move(self, piece: Piece) -> None:
         run, address = next((run, address) for run, address in self._runs if _within(piece, run))
+        self._source.bring(piece.file, piece.offset, piece.nbytes)
         _populate(piece, address + piece.offset - run.offset)
 
     def finish(self) -> Ready:
@@ -212,11 +217,12 @@ def read_rows(source: Source, table: TensorSlice, ids: Sequence[int], dtype: str
     width = table.nbytes // table.shape[0]
     wanted = sorted(set(ids))
     host = torch.empty((len(wanted), width), dtype=torch.uint8)
-    first = 0
+    first, ranges = 0, []
     for last in range(len(wanted)):
         if last + 1 == len(wanted) or wanted[last + 1] != wanted[last] + 1:
-            source.read(table.file, table.offset + wanted[first] * width, [_bytes(host[first : last + 1].flatten())])
+            ranges.append((table.offset + wanted[first] * width, _bytes(host[first : last + 1].flatten())))
             first = last + 1
+    source.scatter(table.file, ranges)
     place = {row: index for index, row in enumerate(wanted)}
     chosen = host[torch.tensor([place[row] for row in ids], dtype=torch.long)]
     return chosen.view(getattr(torch, table.dtype)).to(device=device.torch_device, dtype=getattr(torch, dtype))

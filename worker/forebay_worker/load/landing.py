@@ -106,13 +106,14 @@ class Begun:
     filling: Filling | None = None
 
     def __post_init__(self) -> None:
-        self.source = Source(self.checkpoint.stamps)
+        self.source = Source(self.checkpoint.stamps, self.checkpoint.artifact)
         self.left = deque(pieces(self.checkpoint.tensors[self.pick.unit], self.way.piece_bytes))
 
     def advance(self, stop: threading.Event) -> int:
         """Bring a piece over; returns its bytes, 0 if none was left or ``stop`` was set. Raises CheckpointError."""
         if self.filling is None:
             self.progress.asked_unix_us = unix_us()
+            self.source.expect((piece.file, piece.offset, piece.offset + piece.nbytes) for piece in self.left)
             self.filling = self.way.filling(self.checkpoint, self.pick.unit, self.source)
         if not self.left:
             return 0

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from forebay_worker.load.checkpoint import ITEM_BYTES, TensorSlice
+from forebay_worker.load.tensors import ITEM_BYTES, TensorSlice
 
 
 class Phase(StrEnum):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,30 +41,39 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``raw`` is the JSON as stored, ``size`` and ``mtime_ns`` those of the file: together they identify it."""
+    """``raw`` is the JSON as stored, ``size`` that of the file and ``version`` what its source, or its folder, tells it
+    apart by: together they identify it. ``mtime_ns`` is None for a file that comes from elsewhere."""
 
     file: Path
     entries: tuple[Entry, ...]
     raw: bytes
     size: int
-    mtime_ns: int
+    version: str
+    mtime_ns: int | None
 
 
 def read_header(file: Path) -> Header:
     """Raises BrokenFile naming the file and the tensor, OSError when the file cannot be read."""
     with file.open("rb") as stream:
-        stat = file.stat()
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise BrokenFile(f"{file.name}: {stat.st_size} bytes is too short for a safetensors file")
-        length = int.from_bytes(prefix, "little")
-        if length > min(MAX_HEADER_BYTES, stat.st_size - 8):
-            raise BrokenFile(
-                f"{file.name}: header of {length} bytes in a file of {stat.st_size}: truncated, or not safetensors"
-            )
-        raw = stream.read(length)
-    entries = _entries(file.name, raw, data_start=8 + length, data_bytes=stat.st_size - 8 - length)
-    return Header(file, entries, raw, stat.st_size, stat.st_mtime_ns)
+        stat = os.fstat(stream.fileno())
+        head = stream.read(8)
+        length = int.from_bytes(head, "little")
+        if length <= min(MAX_HEADER_BYTES, stat.st_size - 8):
+            head += stream.read(length)
+    return parse_header(file, head, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime_ns)
+
+
+def parse_header(file: Path, head: bytes, size: int, version: str, mtime_ns: int | None = None) -> Header:
+    """Of a file of ``size`` bytes that begins with ``head``, which need not be longer than the header. Raises
+    BrokenFile."""
+    if size < 8 or len(head) < 8:
+        raise BrokenFile(f"{file.name}: {size} bytes is too short for a safetensors file")
+    length = int.from_bytes(head[:8], "little")
+    raw = head[8 : 8 + length]
+    if length > min(MAX_HEADER_BYTES, size - 8) or len(raw) < length:
+        raise BrokenFile(f"{file.name}: header of {length} bytes in a file of {size}: truncated, or not safetensors")
+    entries = _entries(file.name, raw, data_start=8 + length, data_bytes=size - 8 - length)
+    return Header(file, entries, raw, size, version, mtime_ns)
 
 
 def _entries(file: str, raw: bytes, data_start: int, data_bytes: int) -> tuple[Entry, ...]:

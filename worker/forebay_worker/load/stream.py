@@ -248,7 +248,7 @@ class Loader:
             self._measured = RATE_MEMORY * self._measured + (1 - RATE_MEMORY) * rate if self._measured else rate
 
     def _read_rows(self, rows: _Rows) -> None:
-        source = Source(rows.checkpoint.stamps)
+        source = Source(rows.checkpoint.stamps, rows.checkpoint.artifact)
         nbytes = len(set(rows.ids)) * rows.table.nbytes // rows.table.shape[0]
         try:
             available = self._link.charge(nbytes)

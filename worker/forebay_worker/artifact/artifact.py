@@ -1,0 +1,230 @@
+"""The files of one checkpoint that come from elsewhere: bytes are there when somebody needs them, fetched once a node.
+
+    read ─▶ block there?  yes ▸ done
+                          no  ▸ claimed here ▸ fetched, written, marked      claimed by another process ▸ wait for it
+
+May not live here: which bytes are needed first (whoever reads decides by reading), hashing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from prometheus_client import Counter
+
+from forebay_worker.artifact.access import Access
+from forebay_worker.artifact.blocks import Blocks, disk
+from forebay_worker.artifact.cache import Cache, Place, write
+from forebay_worker.artifact.errors import CHECKSUM_MISMATCH, SOURCE_UNAVAILABLE, CheckpointError
+from forebay_worker.artifact.listing import File, Listing
+from forebay_worker.artifact.remote import Chunk, Remote
+
+THREADS = 8
+AHEAD = 4
+"""Blocks on their way for one reader: enough for the round trips, few enough that the order of reading decides."""
+PATIENCE = 240.0
+"""Seconds for a block, whoever fetches it. The source itself gives up long before."""
+SHORT = 256 << 10
+"""Bytes up to which a scattered read does not bring whole blocks."""
+HEAD, LONGEST_HEAD = 128 << 10, 100 << 20
+"""Bytes with which a file of weights is looked at first, and the most."""
+REMEMBERED = 64
+"""Sources whose credentials are kept, the last ones opened."""
+NOTHING = Access()
+Span = tuple[Path, int, int]
+"""File, first byte, byte after the last."""
+
+fetched_total = Counter("forebay_worker_fetched_bytes_total", "Bytes of models fetched from their sources")
+
+
+@cache
+def _pool(name: str) -> ThreadPoolExecutor:
+    """Made when the first byte is fetched, which is never in a process that forks."""
+    return ThreadPoolExecutor(THREADS, name)
+
+
+class Artifact:
+    """Thread-safe. Files may be read only within a ``lease``. Without a ``remote`` there is what
+    there is, unless another artifact of this process knows the way."""
+
+    def __init__(
+        self, cache: Cache, place: Place, listing: Listing, remote: Remote | None, access: Access = NOTHING
+    ) -> None:
+        self.cache, self.place, self.listing, self.access = cache, place, listing, access
+        if remote is not None:
+            _remember(listing.key, remote)
+        self._files = {file.name: file for file in listing.files}
+        self._lock = threading.RLock()  # a block that is there at once says so within ``fetch``
+        self._blocks: dict[str, Blocks] = {}
+        self._coming: dict[tuple[str, int], Future[None]] = {}
+        self._leases = contextlib.ExitStack()
+        self._leased = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.place.files
+
+    def file(self, path: Path) -> File:
+        return self._files[path.name]
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """While it lasts nothing of this is evicted. Raises CheckpointError, also when the files were found damaged."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def take(self) -> None:
+        """``lease`` for those that cannot use a with statement; every one needs its ``let_go``."""
+        with self._lock:
+            if not self._leased:
+                if wrong := self.place.damage(time.time()):
+                    raise CheckpointError(CHECKSUM_MISMATCH, wrong)
+                self._leases.enter_context(self.cache.lease(self.place))
+            self._leased += 1
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._leased -= 1
+            if not self._leased:
+                self._leases.close()
+                self._blocks.clear()  # each closes with its last reader; the next lease may find other files
+
+    def blocks(self, name: str) -> Blocks:
+        """Of a weights' file. Raises CheckpointError."""
+        with self._lock:
+            if name not in self._blocks:
+                self._blocks[name] = Blocks(self.place.files / name, self.place.state(name), self._files[name].size)
+            return self._blocks[name]
+
+    def make(self, path: Path) -> None:
+        """See that a file is there, be it empty. Raises CheckpointError."""
+        if not self.place.complete(path.name):
+            self.blocks(path.name)
+
+    def heads(self, paths: Sequence[Path]) -> list[bytes]:
+        """What files of weights begin with, up to the end of their headers at least, as far as these make sense. Kept
+        in the cache apart from the rest, so that looking at a model costs little. Raises CheckpointError."""
+        unknown = [path for path in paths if not self.place.head(path.name).exists()]
+        if unknown:
+            self._source()
+            try:
+                tuple(_pool("rows").map(self._fetch_head, unknown, timeout=PATIENCE))
+            except TimeoutError:
+                raise self._late(unknown[0]) from None
+        with disk(self.folder):
+            return [self.place.head(path.name).read_bytes() for path in paths]
+
+    def _fetch_head(self, path: Path) -> None:
+        remote, file = self._source(), self.file(path)
+        head = bytes(remote.read(file, 0, min(HEAD, file.size))) if file.size else b""
+        end = 8 + int.from_bytes(head[:8], "little")
+        if len(head) < end <= min(file.size, LONGEST_HEAD):
+            head += bytes(remote.read(file, len(head), end))
+        fetched_total.inc(len(head))
+        write(self.place.head(path.name), head)
+
+    def missing(self, spans: Iterable[Span]) -> list[tuple[str, int]]:
+        """Blocks that are not there, in the order in which they will be wanted."""
+        found: dict[tuple[str, int], None] = {}
+        for path, begin, end in spans:
+            if not self.place.complete(path.name):
+                found |= {(path.name, index): None for index in self.blocks(path.name).missing(begin, end)}
+        return list(found)
+
+    def room(self, missing: Sequence[tuple[str, int]]) -> None:
+        """See that these blocks will fit. Raises CheckpointError."""
+        bounds = [self.blocks(name).bounds(index) for name, index in missing]
+        self.cache.make_room(sum(end - begin for begin, end in bounds), self.place)
+
+    def bring(self, path: Path, begin: int, end: int) -> None:
+        """Return when these bytes are in the file. Raises CheckpointError."""
+        for future in [self.fetch(name, index) for name, index in self.missing([(path, begin, end)])]:
+            try:
+                future.result(PATIENCE)
+            except TimeoutError:
+                raise self._late(path) from None
+
+    def fetch(self, name: str, index: int) -> Future[None]:
+        """Have a block come; idempotent. Raises CheckpointError when there is no way to it."""
+        self._source()  # before a thread is started for nothing
+        with self._lock:
+            key = name, index
+            if key not in self._coming:
+                blocks = self._blocks[name]
+                self._coming[key] = _pool("fetch").submit(self._fetch, blocks, self._files[name], index)
+                self._coming[key].add_done_callback(lambda _: self._came(key))
+            return self._coming[key]
+
+    def direct(self, path: Path, ranges: Sequence[tuple[int, int]]) -> list[Chunk]:
+        """Bytes of short ranges straight from the source, past the cache. Raises CheckpointError."""
+        if not ranges:
+            return []
+        remote, file = self._source(), self.file(path)
+        try:
+            return list(_pool("rows").map(lambda bounds: remote.read(file, *bounds), ranges, timeout=PATIENCE))
+        except TimeoutError:
+            raise self._late(path) from None
+
+    def _came(self, key: tuple[str, int]) -> None:
+        with self._lock:
+            self._coming.pop(key, None)
+
+    def _fetch(self, blocks: Blocks, file: File, index: int) -> None:
+        """In a thread of the pool."""
+        until, wait = time.monotonic() + PATIENCE, 0.002
+        while not blocks.present(index):
+            if blocks.claim(index):
+                try:
+                    if not blocks.present(index):  # else it came between the two looks
+                        self._store(blocks, file, index)
+                finally:
+                    blocks.release(index)
+            elif time.monotonic() > until:
+                raise CheckpointError(
+                    SOURCE_UNAVAILABLE,
+                    f"{self.listing.identity}: another worker fetches {file.name}, in vain",
+                )
+            else:
+                time.sleep(wait)
+                wait = min(2 * wait, 0.02)
+
+    def _store(self, blocks: Blocks, file: File, index: int) -> None:
+        begin, end = blocks.bounds(index)
+        content = self._source().read(file, begin, end)
+        fetched_total.inc(end - begin)
+        blocks.put(index, content)
+
+    def _late(self, path: Path) -> CheckpointError:
+        return CheckpointError(
+            SOURCE_UNAVAILABLE, f"{self.listing.identity}: {path.name} did not come within {PATIENCE:.0f} s"
+        )
+
+    def _source(self) -> Remote:
+        """The way that was last opened to these bytes in this process, be it for another artifact."""
+        remote = _remotes.get(self.listing.key)
+        if remote is None:
+            raise CheckpointError(
+                SOURCE_UNAVAILABLE, f"{self.listing.identity}: not in the cache, and nobody said how to fetch it"
+            )
+        return remote
+
+
+_remotes: OrderedDict[str, Remote] = OrderedDict()
+
+
+def _remember(key: str, remote: Remote) -> None:
+    """A worker inherits opened checkpoints from the zygote, which knows no credentials; and tokens are replaced."""
+    _remotes[key] = remote
+    _remotes.move_to_end(key)
+    if len(_remotes) > REMEMBERED:
+        _remotes.popitem(last=False)
