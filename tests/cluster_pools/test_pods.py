@@ -1,0 +1,185 @@
+"""What a worker's pod and a node's claim look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster_pools.store import pool_body
+from forebay_api.pool import Pool
+from forebay_operator.cluster.claims import make_claim
+from forebay_operator.cluster.pods import make_pod, node_of, template, tolerations
+from forebay_operator.cluster.template import PodSettings
+
+SETTINGS = PodSettings("forebay-system", "fb", "fb-operator.forebay-system.svc:9443", "worker:1", pull_secrets=("reg",))
+CLAIM = {"cache": {"claimTemplate": {"size": "100Gi"}}}
+
+
+def pool(**spec: object) -> Pool:
+    body = pool_body(**spec)
+    body["metadata"]["uid"] = "pool-uid"
+    return Pool.from_body(body)
+
+
+def pod(**spec: object) -> dict[str, Any]:
+    return make_pod(pool(**spec), "node-1", 3, SETTINGS)
+
+
+def env(body: dict[str, Any]) -> dict[str, Any]:
+    listed = body["spec"]["containers"][0]["env"]
+    found = {one["name"]: one for one in listed}
+    assert len(found) == len(listed)
+    return found
+
+
+def test_a_pod_says_whose_it_is_and_where_it_runs() -> None:
+    body = pod()
+    metadata = body["metadata"]
+    assert (metadata["name"], metadata["namespace"]) == ("gpu-node-1-3", "forebay-system")
+    assert metadata["labels"] == {
+        "app.kubernetes.io/name": "forebay",
+        "app.kubernetes.io/instance": "fb",
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/part-of": "forebay",
+        "app.kubernetes.io/managed-by": "forebay-operator",
+        "forebay.dev/pool": "gpu",
+        "forebay.dev/node": "node-1",
+    }
+    assert metadata["ownerReferences"][0]["controller"]
+    assert metadata["ownerReferences"][0]["uid"] == "pool-uid"
+    assert "nodeName" not in body["spec"]
+    assert node_of(body) == "node-1"
+
+
+def test_a_pod_is_restricted() -> None:
+    spec = pod(**CLAIM)["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {spec["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {65532}
+    container = spec["containers"][0]["securityContext"]
+    assert container == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    assert [next(kind for kind in volume if kind != "name") for volume in spec["volumes"]] == [
+        "emptyDir", "emptyDir", "secret", "persistentVolumeClaim",
+    ]  # fmt: skip
+
+
+def test_one_device_beside_what_the_pool_asks() -> None:
+    resources = pod(resources={"limits": {"memory": "8Gi"}, "requests": {"cpu": "500m"}})["spec"]["containers"][0][
+        "resources"
+    ]
+    assert resources == {
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
+        "requests": {"cpu": "500m", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_what_a_worker_is_told() -> None:
+    found = env(pod(**CLAIM, terminationGracePeriodSeconds=100))
+    assert found["FOREBAY_OPERATOR"]["value"] == "fb-operator.forebay-system.svc:9443"
+    assert found["FOREBAY_RELEASE"]["value"] == "fb"
+    assert found["FOREBAY_DRAIN_SECONDS"]["value"] == "95"
+    assert found["FOREBAY_SOCKETS"]["value"] == "/cache/sockets"
+    assert found["FOREBAY_CACHE"]["value"] == "/cache"
+    fields = {name: one["valueFrom"]["fieldRef"]["fieldPath"] for name, one in found.items() if "valueFrom" in one}
+    assert fields == {
+        "FOREBAY_NODE": "spec.nodeName",
+        "FOREBAY_NAME": "metadata.name",
+        "FOREBAY_POD_UID": "metadata.uid",
+        "FOREBAY_LISTEN": "status.podIP",
+    }
+    assert env(pod(terminationGracePeriodSeconds=1))["FOREBAY_DRAIN_SECONDS"]["value"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("cache", "volume", "shared"),
+    [
+        ({"claimTemplate": {"size": "1Gi"}}, {"persistentVolumeClaim": {"claimName": "gpu-node-1"}}, True),
+        ({"hostPath": {"path": "/models"}}, {"hostPath": {"path": "/models", "type": "Directory"}}, True),
+        ({"emptyDir": {"sizeLimit": "5Gi"}}, {"emptyDir": {"sizeLimit": "5Gi"}}, False),
+        ({"emptyDir": {}}, {"emptyDir": {}}, False),
+        (None, {"emptyDir": {}}, False),
+    ],
+)
+def test_the_cache_is_what_the_pool_says(cache: object, volume: object, shared: bool) -> None:
+    body = pod(cache=cache)
+    assert body["spec"]["volumes"][3] == {"name": "cache", **volume}  # type: ignore[dict-item]
+    assert ("FOREBAY_SOCKETS" in env(body)) is shared
+
+
+def test_what_a_person_says_replaces_ours_and_is_never_there_twice() -> None:
+    body = pod(
+        env=[{"name": "HOME", "value": "/cache"}, {"name": "EXTRA", "value": "1"}],
+        volumes=[{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "site", "hostPath": {"path": "/opt"}}],
+        volumeMounts=[{"name": "site", "mountPath": "/opt", "readOnly": True}],
+        args=["--cpus", "0-3"],
+    )
+    found = env(body)
+    assert (found["HOME"]["value"], found["EXTRA"]["value"]) == ("/cache", "1")
+    volumes = {volume["name"]: volume for volume in body["spec"]["volumes"]}
+    assert volumes["tmp"]["emptyDir"] == {"sizeLimit": "1Gi"}
+    assert len(volumes) == len(body["spec"]["volumes"]) == 5
+    container = body["spec"]["containers"][0]
+    assert container["volumeMounts"][-1] == {"name": "site", "mountPath": "/opt", "readOnly": True}
+    assert container["command"] + container["args"] == [
+        "python", "-m", "forebay_worker", "serve", "--count", "1", "--cpus", "0-3",
+    ]  # fmt: skip
+
+
+def test_what_the_pool_may_choose_is_there_only_when_chosen() -> None:
+    plain = pod()["spec"]
+    assert not {"runtimeClassName", "priorityClassName"} & plain.keys()
+    assert plain["imagePullSecrets"] == [{"name": "reg"}]
+    chosen = pod(runtimeClassName="nvidia", priorityClassName="low", image="own:2", imagePullPolicy="Never")["spec"]
+    assert (chosen["runtimeClassName"], chosen["priorityClassName"]) == ("nvidia", "low")
+    assert (chosen["containers"][0]["image"], chosen["containers"][0]["imagePullPolicy"]) == ("own:2", "Never")
+    assert "imagePullSecrets" not in make_pod(pool(), "n", 0, PodSettings("ns", "fb", "o:1", "i"))["spec"]
+
+
+def test_pods_of_a_node_that_does_not_answer_are_kept() -> None:
+    away = {"operator": "Exists", "effect": "NoExecute"}
+    assert tolerations(pool()) == [
+        {"key": "node.kubernetes.io/not-ready", **away},
+        {"key": "node.kubernetes.io/unreachable", **away},
+    ]
+    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}
+    assert tolerations(pool(tolerations=[own])) == [own, {"key": "node.kubernetes.io/not-ready", **away}]
+
+
+def test_the_template_is_of_what_pods_are_and_of_nothing_else() -> None:
+    same = template(pool(), SETTINGS)
+    assert same == template(pool(gpusPerNode=7, maxUnavailable=3, nodeSelector={"other": "x"}), SETTINGS)
+    assert same == make_pod(pool(), "a", 0, SETTINGS)["metadata"]["annotations"]["forebay.dev/template"]
+    assert same == make_pod(pool(), "b", 1, SETTINGS)["metadata"]["annotations"]["forebay.dev/template"]
+    assert same != template(pool(image="worker:2"), SETTINGS)
+    assert same != template(pool(env=[{"name": "A", "value": "1"}]), SETTINGS)
+    assert template(pool(**CLAIM), SETTINGS) != same
+
+
+def test_a_claim_is_of_the_node_and_the_pool() -> None:
+    body = make_claim(pool(cache={"claimTemplate": {"size": "9Gi", "storageClassName": "fast"}}), "node-1", SETTINGS)
+    assert body["metadata"]["name"] == "gpu-node-1"
+    assert body["metadata"]["ownerReferences"][0]["uid"] == "pool-uid"
+    assert body["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "9Gi"}},
+        "storageClassName": "fast",
+    }
+    assert "storageClassName" not in make_claim(pool(**CLAIM), "n", SETTINGS)["spec"]
+
+
+def test_a_pool_without_claims_makes_none() -> None:
+    with pytest.raises(ValueError, match="claimTemplate is needed"):
+        make_claim(pool(), "n", SETTINGS)
+
+
+def test_a_pod_that_is_not_ours_runs_where_it_was_put() -> None:
+    assert node_of({"metadata": {}, "spec": {"nodeName": "n"}}) == "n"
+    assert node_of({"metadata": {}}) == ""

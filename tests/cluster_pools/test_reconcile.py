@@ -1,0 +1,397 @@
+"""The shell around decisions on pools: what is called, what is told, what is written, and that all of it is so once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cluster_pools.store import CREATED, Store, node_body, pool_body
+from forebay_operator.cluster.api import ApiError, Unreachable
+from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.pools import REFUSED, RETRY, Pools
+from forebay_operator.cluster.seen import ClusterSeen
+from forebay_operator.cluster.template import PodSettings
+from forebay_operator.decide.seen import Link, WorkerSeen
+
+NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z, when all pods of the store were created
+SETTINGS = PodSettings("forebay-system", "fb", "fb-operator.forebay-system.svc:9443", "worker:1")
+CACHE = {"claimTemplate": {"size": "1Gi"}}
+
+
+@dataclass
+class Stand:
+    """A store, the pools over it, and the events they told."""
+
+    store: Store = field(default_factory=Store)
+    events: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    now: float = NOW
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """As an operator that starts."""
+        self.pools = Pools(self.store, SETTINGS, self.tell)  # type: ignore[arg-type]
+
+    def tell(self, body: Mapping[str, Any], reason: str, message: str, warning: bool) -> None:
+        self.events.append((body["metadata"]["name"], str(reason), message, warning))
+
+    async def turn(self, seen: ClusterSeen | None = None) -> tuple[list[tuple[str, str, str]], float | None]:
+        """The writes of one pass, and when it wants the next."""
+        self.store.calls.clear()
+        attached = {
+            name: WorkerSeen(name, "i", True, 10**9, Link(1.0), frozenset()) for name in self.store.names(KINDS.POD)
+        }
+        due = await self.pools.reconcile(seen or self.store.seen, attached, self.now)
+        return [call for call in self.store.calls if call[0] != "get"], due
+
+    async def settle(self) -> None:
+        for _ in range(50):
+            calls, _ = await self.turn()
+            self.store.run_pods()
+            if not calls:
+                return
+        raise AssertionError(f"no end: {calls}")
+
+    def status(self) -> dict[str, Any]:
+        return self.store.objects["WorkerPool", "gpu"]["status"]
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        found = next(one for one in self.status()["conditions"] if one["type"] == kind)
+        return found["status"], found["reason"], found["message"]
+
+
+@pytest.fixture
+def stand() -> Stand:
+    made = Stand()
+    made.store.put(pool_body(cache=CACHE))
+    made.store.put(node_body("a"))
+    made.store.put(node_body("b"))
+    return made
+
+
+async def test_claims_pods_and_one_status(stand: Stand) -> None:
+    calls, due = await stand.turn()
+    assert sorted(calls[:6]) == [
+        ("create", "PersistentVolumeClaim", "gpu-a"),
+        ("create", "PersistentVolumeClaim", "gpu-b"),
+        ("create", "Pod", "gpu-a-0"),
+        ("create", "Pod", "gpu-a-1"),
+        ("create", "Pod", "gpu-b-0"),
+        ("create", "Pod", "gpu-b-1"),
+    ]
+    assert calls[6:] == [("apply status", "WorkerPool", "gpu")]
+    assert due is None
+    assert stand.condition("Ready") == ("False", "Progressing", "0 of 4 workers are ready")
+    assert stand.condition("Reconciling")[0] == "True"
+    assert stand.condition("Stalled")[0] == "False"
+
+
+async def test_in_the_end_nothing_is_called_any_more(stand: Stand) -> None:
+    await stand.settle()
+    assert await stand.turn() == ([], None)
+    status = stand.status()
+    assert {key: status[key] for key in ("selectedNodes", "desiredWorkers", "readyWorkers", "updatedWorkers")} == {
+        "selectedNodes": 2,
+        "desiredWorkers": 4,
+        "readyWorkers": 4,
+        "updatedWorkers": 4,
+    }
+    assert status["nodes"] == [{"name": "a", "desired": 2, "ready": 2}, {"name": "b", "desired": 2, "ready": 2}]
+    assert stand.condition("Ready") == ("True", "Ready", "")
+    assert stand.condition("Reconciling") == ("False", "Ready", "")
+
+
+async def test_a_watch_that_lags_makes_nothing_twice(stand: Stand) -> None:
+    before = stand.store.seen
+    await stand.turn(before)
+    assert await stand.turn(before) == ([("apply status", "WorkerPool", "gpu")], None)
+    assert stand.status()["updatedWorkers"] == 4  # as told, though not shown yet
+    assert await stand.turn(before) == ([], None)
+    stand.store.gone(KINDS.POD, "gpu-a-0")
+    stand.now += 60  # what was told is no longer believed
+    calls, _ = await stand.turn(before)
+    assert [call for call in calls if call[1] == "Pod" and call[2] == "gpu-a-0"] == [("create", "Pod", "gpu-a-0")]
+    assert len(stand.store.names(KINDS.POD)) == 4
+
+
+async def test_a_watch_that_lags_deletes_no_second_one(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["spec"].update(image="worker:2"))
+    before = stand.store.seen
+    calls, _ = await stand.turn(before)
+    assert [call[0] for call in calls if call[1] == "Pod"] == ["delete"]
+    calls, _ = await stand.turn(before)
+    assert [call for call in calls if call[1] == "Pod"] == []
+
+
+async def test_another_operator_adopts_and_restarts_nobody(stand: Stand) -> None:
+    await stand.settle()
+    stand.begin()
+    assert await stand.turn() == ([], None)
+
+
+async def test_a_new_image_reaches_all_one_by_one(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["spec"].update(image="worker:2"))
+    fewest = 4
+    for _ in range(40):
+        await stand.turn()
+        pods = [stand.store.objects["Pod", name] for name in stand.store.names(KINDS.POD)]
+        fewest = min(
+            fewest, sum(bool(pod.get("status")) and "deletionTimestamp" not in pod["metadata"] for pod in pods)
+        )
+        stand.store.run_pods()
+    assert fewest == 3
+    assert {
+        stand.store.objects["Pod", name]["spec"]["containers"][0]["image"] for name in stand.store.names(KINDS.POD)
+    } == {"worker:2"}
+    assert stand.status()["updatedWorkers"] == 4
+    assert ("gpu", "WorkerDeleted", "deleted worker gpu-a-0: the pool's template has changed", False) in stand.events
+
+
+async def test_a_deleted_pod_comes_back(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.gone(KINDS.POD, "gpu-b-1")
+    calls, _ = await stand.turn()
+    assert calls[0] == ("create", "Pod", "gpu-b-1")
+
+
+async def test_a_pod_that_ended_is_told_of_buried_and_replaced(stand: Stand) -> None:
+    await stand.settle()
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": "disk pressure"}
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status=evicted))
+    stand.now = NOW + 5
+    calls, due = await stand.turn()
+    assert [call for call in calls if call[1] == "Pod"] == []
+    assert due == stand.now + 10
+    assert ("gpu-a-0", "WorkerEnded", "it ended: Evicted: disk pressure", True) in stand.events
+    assert stand.condition("Ready")[1:] == (
+        "WorkersNotReady",
+        "3 of 4 workers are ready; gpu-a-0: it ended: Evicted: disk pressure",
+    )
+    stand.now += 10
+    assert (await stand.turn())[0][0] == ("delete", "Pod", "gpu-a-0")
+    assert (await stand.turn())[0][0] == ("create", "Pod", "gpu-a-0")
+    assert len([event for event in stand.events if event[1] == "WorkerEnded"]) == 1
+
+
+async def test_an_invalid_pool_is_stalled_and_its_pods_are_left_alone(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["spec"].update(gpusPerNode=99))
+    calls, due = await stand.turn()
+    assert calls == [("apply status", "WorkerPool", "gpu")]
+    assert due is None
+    said = "spec.gpusPerNode: got 99, expected an integer from 0 to 16"
+    assert stand.condition("Stalled") == ("True", "InvalidSpec", said)
+    assert stand.condition("Ready") == ("False", "InvalidSpec", said)
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["spec"].update(gpusPerNode=2))
+    await stand.turn()
+    assert stand.condition("Ready")[0] == "True"
+
+
+async def test_without_any_image_nothing_can_be_made(stand: Stand) -> None:
+    stand.pools = Pools(stand.store, PodSettings("forebay-system", "fb", "o:1"), stand.tell)  # type: ignore[arg-type]
+    assert (await stand.turn())[0] == [("apply status", "WorkerPool", "gpu")]
+    assert stand.condition("Stalled")[1:] == (
+        "InvalidSpec",
+        "spec.image: got nothing, and the operator has no default",
+    )
+
+
+async def test_what_the_api_server_refuses_is_said_and_asked_again_later(stand: Stand) -> None:
+    stand.store.failures["create", "Pod"] = ApiError(403, "Forbidden", 'pods "gpu-a-0" is forbidden: exceeded quota')
+    _, due = await stand.turn()
+    assert due == NOW + REFUSED
+    assert stand.condition("Stalled") == ("True", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota')
+    assert [event for event in stand.events if event[3]] == [
+        ("gpu", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota', True)
+    ]
+    del stand.store.failures["create", "Pod"]
+    assert (await stand.turn())[0] == []  # not at every event
+    stand.now += REFUSED
+    calls, due = await stand.turn()
+    assert ("create", "Pod", "gpu-a-0") in calls
+    assert due is None
+    assert stand.condition("Stalled")[0] == "False"
+
+
+async def test_a_changed_pool_is_not_held_against(stand: Stand) -> None:
+    stand.store.failures["create", "Pod"] = ApiError(422, "Invalid", "no such runtime class")
+    await stand.turn()
+    del stand.store.failures["create", "Pod"]
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["metadata"].update(generation=2))
+    calls, _ = await stand.turn()
+    assert ("create", "Pod", "gpu-a-0") in calls
+
+
+async def test_an_api_server_that_is_away_is_asked_again(stand: Stand) -> None:
+    stand.store.failures["create", "Pod"] = Unreachable(0, "Timeout", "no answer within 10 s")
+    stand.store.failures["apply status", "WorkerPool"] = Unreachable(0, "Timeout", "no answer within 10 s")
+    _, due = await stand.turn()
+    assert due == NOW + RETRY
+    stand.store.failures.clear()
+    await stand.settle()
+    assert stand.condition("Ready")[0] == "True"
+    assert not [event for event in stand.events if event[3]]
+
+
+async def test_a_status_that_may_not_be_written_ends_nothing(stand: Stand) -> None:
+    stand.store.failures["apply status", "WorkerPool"] = ApiError(403, "Forbidden", "no")
+    _, due = await stand.turn()
+    assert due == NOW + REFUSED
+    assert len(stand.store.names(KINDS.POD)) == 4
+
+
+async def test_another_writer_of_the_status_is_overruled(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["status"].update(readyWorkers=99))
+    assert (await stand.turn())[0] == [("apply status", "WorkerPool", "gpu")]
+    assert stand.status()["readyWorkers"] == 4
+    foreign = {"type": "Audited", "status": "True", "reason": "Fine", "lastTransitionTime": CREATED}
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["status"]["conditions"].append(foreign))
+    assert (await stand.turn())[0] == []
+
+
+async def test_a_condition_keeps_its_time_while_it_holds(stand: Stand) -> None:
+    await stand.settle()
+    before = [one["lastTransitionTime"] for one in stand.status()["conditions"]]
+    stand.now += 100
+    stand.begin()
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["metadata"].update(generation=2))
+    await stand.turn()
+    assert [one["lastTransitionTime"] for one in stand.status()["conditions"]] == before
+    assert [one["observedGeneration"] for one in stand.status()["conditions"]] == [2, 2, 2]
+
+
+async def test_a_name_that_somebody_else_has_is_said(stand: Stand) -> None:
+    stand.store.put({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gpu-a-0", "namespace": "x"}, "spec": {}})
+    hidden = stand.store.seen
+    await stand.turn(ClusterSeen(hidden.pools, hidden.nodes, {}, {}))
+    assert stand.condition("Stalled")[1:] == (
+        "PodsRefused",
+        "Pod gpu-a-0 exists already, and is not of this pool",
+    )
+
+
+async def test_a_claim_that_a_person_made_meanwhile_is_used(stand: Stand) -> None:
+    before = stand.store.seen
+    stand.store.put(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "gpu-a", "namespace": "x"},
+            "spec": {},
+        }
+    )
+    await stand.turn(before)
+    assert len(stand.store.names(KINDS.POD)) == 4
+
+
+async def test_a_pool_that_is_being_deleted_is_left_to_kubernetes(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["metadata"].update(deletionTimestamp=CREATED))
+    stand.store.gone(KINDS.POD, "gpu-a-0")
+    assert await stand.turn() == ([], None)
+
+
+async def test_a_pool_that_went_meanwhile_gets_no_status(stand: Stand) -> None:
+    before = stand.store.seen
+    stand.store.gone(KINDS.POOL, "gpu")
+    calls, due = await stand.turn(before)
+    assert calls[-1] == ("apply status", "WorkerPool", "gpu")
+    assert due is None
+
+
+async def test_a_sick_device_is_told_once_and_its_recovery_too(stand: Stand) -> None:
+    await stand.settle()
+    stand.events.clear()
+    sick = {"name": "nvidia.com/gpu", "resources": [{"resourceID": "GPU-1", "health": "Unhealthy"}]}
+    containers = [{"name": "worker", "allocatedResourcesStatus": [sick]}]
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body["status"].update(containerStatuses=containers))
+    assert (await stand.turn())[0] == []
+    await stand.turn()
+    sick["resources"][0]["health"] = "Healthy"  # type: ignore[index]
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body["status"].update(containerStatuses=containers))
+    await stand.turn()
+    assert stand.events == [
+        ("gpu-a-0", "DeviceUnhealthy", "nvidia.com/gpu GPU-1 is unhealthy: the worker gets no work", True),
+        ("gpu-a-0", "DeviceHealthy", "its device is healthy again: the worker gets work", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ready", "stalled"),
+    [
+        ("ImagePullBackOff", "ImageMissing", "True"),
+        ("ErrImagePull", "ImageMissing", "True"),
+        ("CrashLoopBackOff", "WorkersNotReady", "False"),
+        ("ContainerCreating", "Progressing", "False"),
+    ],
+)
+async def test_why_a_pod_does_not_run(stand: Stand, waiting: str, ready: str, stalled: str) -> None:
+    await stand.settle()
+    status = {
+        "phase": "Pending",
+        "containerStatuses": [
+            {
+                "state": {"waiting": {"reason": waiting, "message": "back-off 40s"}},
+                "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
+            }
+        ],
+    }
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status=status))
+    await stand.turn()
+    assert stand.condition("Ready")[1] == ready
+    assert stand.condition("Stalled")[0] == stalled
+    if waiting == "CrashLoopBackOff":
+        assert stand.condition("Ready")[2] == (
+            "3 of 4 workers are ready; gpu-a-0: its worker ends again and again, the last time with exit code 2 (Error)"
+        )
+
+
+async def test_a_pod_that_no_node_takes_says_so(stand: Stand) -> None:
+    await stand.settle()
+    message = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/2"
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status={"conditions": [unplaced]}))
+    await stand.turn()
+    said = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu"
+    assert stand.condition("Ready")[2] == f"3 of 4 workers are ready; gpu-a-0: {said}"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "said"),
+    [
+        ({"nodeSelector": {"gpu": "no"}}, "NoMatchingNodes", "no node has the labels of spec.nodeSelector"),
+        ({"resourceName": "amd.com/gpu"}, "WorkersNotReady", "no node offers amd.com/gpu"),
+        ({"gpusPerNode": 0}, "Ready", "gpusPerNode is 0"),
+    ],
+)
+async def test_a_pool_without_workers_says_why(change: dict[str, Any], reason: str, said: str) -> None:
+    stand = Stand()
+    stand.store.put(pool_body(**change))
+    stand.store.put(node_body("a"))
+    await stand.turn()
+    assert stand.condition("Ready")[1:] == (reason, said)
+    assert stand.condition("Stalled")[0] == "False"
+
+
+async def test_nodes_that_get_none_are_named(stand: Stand) -> None:
+    stand.store.change(KINDS.NODE, "a", lambda body: body["spec"].update(unschedulable=True))
+    stand.store.change(KINDS.NODE, "b", lambda body: body["status"]["conditions"][0].update(status="Unknown"))
+    calls, _ = await stand.turn()
+    assert [call for call in calls if call[1] == "Pod"] == []
+    assert stand.condition("Ready")[2] == ("no node offers nvidia.com/gpu; node a is cordoned; node b is not ready")
+
+
+async def test_many_reasons_are_cut_to_the_first_few(stand: Stand) -> None:
+    for name in "cdefg":
+        stand.store.put(node_body(name, unschedulable=True))
+    await stand.turn()
+    assert stand.condition("Ready")[2] == (
+        "0 of 4 workers are ready; node c is cordoned; node d is cordoned; node e is cordoned; and 2 more"
+    )
