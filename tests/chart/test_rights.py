@@ -68,10 +68,11 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Path) -> None:
         ("forebay.dev", ("workerpools",), (), READ | {"create", "patch"}),
         ("forebay.dev", ("workerpools/status",), (), {"patch"}),
         ("forebay.dev", ("workerpools/finalizers",), (), {"update"}),
-        ("", ("pods", "persistentvolumeclaims"), (), READ | {"create", "patch", "delete"}),
-        ("", ("configmaps",), ("forebay-pool", "forebay-owner"), READ),
+        ("", ("pods",), (), READ | {"create", "delete"}),
+        ("", ("persistentvolumeclaims",), (), READ | {"create"}),
+        ("", ("configmaps",), ("forebay-pool", "forebay-owner"), {"get"}),
         ("coordination.k8s.io", ("leases",), (), {"create"}),
-        ("coordination.k8s.io", ("leases",), ("forebay-operator",), {"get", "update", "patch"}),
+        ("coordination.k8s.io", ("leases",), ("forebay-operator",), {"get", "update"}),
         ("", ("secrets",), (), {"create"}),
         (
             "",
@@ -223,7 +224,8 @@ def open_ports(body: Body, direction: str, end: str) -> set[tuple[str, int]]:
     }
 
 
-def test_the_rest_of_the_world_reaches_http_probes_and_metrics(helm: Path) -> None:
+def test_the_rest_of_the_world_reaches_http_and_metrics(helm: Path) -> None:
+    """And probes, which come from the pod's own node and are never subject to policies."""
     policies = render(helm).of("NetworkPolicy")
     dns = {("UDP", 53), ("TCP", 53)}
     found = {
@@ -231,7 +233,7 @@ def test_the_rest_of_the_world_reaches_http_probes_and_metrics(helm: Path) -> No
         for name, body in policies.items()
     }
     assert found == {
-        "operator": ({("TCP", 8081), ("TCP", 9090)}, dns | {("TCP", 443), ("TCP", 6443)}),
+        "operator": ({("TCP", 9090)}, dns | {("TCP", 443), ("TCP", 6443)}),
         "gateway": ({("TCP", 8080)}, dns),
         "worker": ({("TCP", 9090)}, dns | {("TCP", 80), ("TCP", 443)}),
     }
@@ -241,7 +243,7 @@ def test_policies_close_what_values_say(helm: Path) -> None:
     policies = render(helm, EVERYTHING).of("NetworkPolicy")
     assert open_ports(policies["forebay-gateway"], "ingress", "from") == set()
     assert open_ports(policies["forebay-worker"], "ingress", "from") == set()
-    assert open_ports(policies["forebay-operator"], "ingress", "from") == {("TCP", 8081)}
+    assert open_ports(policies["forebay-operator"], "ingress", "from") == set()
     assert ("TCP", 9000) in open_ports(policies["forebay-worker"], "egress", "to")
     (callers,) = [rule["from"] for rule in policies["forebay-gateway"]["spec"]["ingress"]]
     assert component(callers[0]) == "test"
