@@ -34,6 +34,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 URI_PATTERN = r"^(file:///|hf://|s3://|https://).+$"
 HUB_REPOSITORY = r"^hf://[^/:@]+/[^/:@]+([:@].+)?$"
 HUB_REVISION = r"^hf://[^:@]+[:@].*$"
+WEB_FOLDER = r"^https://[^/@?#]+(/[^?#]*)?$"
 TOKEN_KEY = "HF_TOKEN"
 
 
@@ -215,6 +216,9 @@ def _contradictions(spec: FunctionSpec, wrong: frozenset[str]) -> Iterator[Probl
 
 
 def _contradictions_of_source(model: ModelSpec) -> Iterator[Problem]:
+    if model.uri.startswith("https://") and not re.fullmatch(WEB_FOLDER, model.uri):
+        # What may be a password is not repeated.
+        yield Problem("spec.model.uri", "https://…", "https://host/folder, without user, password, '?' and '#'")
     from_hub = model.uri.startswith("hf://")
     if from_hub and not re.fullmatch(HUB_REPOSITORY, model.uri):
         yield Problem("spec.model.uri", model.uri, "hf://owner/name or hf://owner/name:revision")
@@ -223,4 +227,4 @@ def _contradictions_of_source(model: ModelSpec) -> Iterator[Problem]:
     if model.revision is not None and re.fullmatch(HUB_REVISION, model.uri):
         yield Problem("spec.model.revision", model.revision, "nothing here, or no revision in spec.model.uri")
     if model.credentials is not None and model.uri.startswith("file://"):
-        yield Problem("spec.model.credentials", model.credentials, "nothing here: file:// needs none")
+        yield Problem("spec.model.credentials", model.credentials.secret_ref.name, "nothing here: file:// needs none")

@@ -75,6 +75,10 @@ def test_a_wrong_resource_is_refused_and_the_field_named(case: str, refusals: Ma
     assert CASES[case][1]["field"] in said
 
 
+def test_what_may_be_a_password_is_not_repeated(refusals: Mapping[str, str]) -> None:
+    assert [said for said in refusals.values() if "password@" in said or "token=" in said] == []
+
+
 def test_nothing_wrong_was_kept(server: Kubectl, refusals: Mapping[str, str]) -> None:
     kept = server.get(f"{names.PLURAL},{names.POOL_PLURAL}", "-A")["items"]
     given = {case.get("name", "wrong") for _, case in CASES.values()}
@@ -309,7 +313,7 @@ def test_the_server_finds_functions_by_pool_model_and_state(server: Kubectl) -> 
     ("path", "words"),
     [
         ("llmfn", "called like a function"),
-        ("llmfn.spec.model.credentials.secretRef.key", "Key in the Secret."),
+        ("llmfn.spec.model.credentials.secretRef.key", "bearer token for hf:// and https://"),
         ("llmfn.spec.scaling.minReplicas", "0 gives the devices back."),
         ("llmfn.status.placements.firstUnit", "Unit 0 is the embedding"),
         ("wpool", "one per GPU"),

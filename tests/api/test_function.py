@@ -197,6 +197,13 @@ def test_a_problem_reads_as_one_line() -> None:
         Function.from_body(body(timeoutSeconds="soon"))
 
 
+@pytest.mark.parametrize("uri", ["https://user:hidden@host/m", "https://hidden@host", "https://host/m?token=hidden"])
+def test_what_may_be_a_password_is_not_repeated(uri: str) -> None:
+    with pytest.raises(InvalidFunction, match="without user, password") as caught:
+        Function.from_body(body(model={"uri": uri}))
+    assert "hidden" not in str(caught.value)
+
+
 def test_a_value_that_blows_up_is_not_printed() -> None:
     bomb: object = "x"
     for _ in range(60):
