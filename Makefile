@@ -2,14 +2,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-gpu lint proto bench clean
+.PHONY: help setup demo up test test-gpu lint proto bench testbed cluster e2e e2e-faults clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+TESTBED := PYTHONPATH=e2e $(BIN)/python -m testbed
+PYTEST := $(CURDIR)/$(BIN)/python -m pytest
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 setup: $(READY) ## make .venv with everything (UV_TORCH_BACKEND=cpu make setup: without the CUDA libraries)
 
@@ -43,6 +45,18 @@ proto: setup ## generate proto/gen again
 bench: setup ## cold start and serving speed, each beside its floor (tens of minutes)
 	$(BIN)/python e2e/bench/cold_start.py
 	$(BIN)/python e2e/bench/serve.py
+
+testbed: setup ## get and build what a cluster on this machine needs (root, Debian, Go 1.26; ten minutes, once)
+	$(TESTBED) get
+
+cluster: testbed ## a Kubernetes of two nodes with Forebay installed, staying until Ctrl-C
+	$(TESTBED) run -- $(CURDIR)/$(BIN)/python -m testbed.play
+
+e2e: testbed ## tests in such a cluster, or in that of FOREBAY_E2E_KUBECONFIG; it is stopped whatever happens
+	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m "not fault" e2e/cluster
+
+e2e-faults: testbed ## the same while nodes, pods and the control plane break (long)
+	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m fault e2e/cluster
 
 clean: ## remove .venv, caches and what was built (the cache of models stays)
 	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

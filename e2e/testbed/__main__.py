@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from testbed import gpus, images, needs, programs
+from testbed import gpus, images, needs, programs, trees
 from testbed.cluster import STATE, Cluster, Shape
 from testbed.shell import Failed
 
@@ -56,7 +56,7 @@ def up(options: argparse.Namespace) -> int:
             cluster.keep_logs(options.logs) if (options.state / "logs").exists() else None
             cluster.down()
         raise
-    print(f"▸ KUBECONFIG={cluster.control.config}; commands go in by `exec --`")
+    print(f"▸ its addresses answer inside: {cluster.enter} kubectl get nodes", flush=True)
     return 0
 
 
@@ -69,7 +69,12 @@ def down(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """start a cluster, run a command in it, and stop it whatever happens"""
     if given := os.environ.get(GIVEN):
-        environment = {**os.environ, "KUBECONFIG": given, "PATH": f"{programs.provide()}:{os.environ['PATH']}"}
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(Path(given).resolve()),
+            "PATH": f"{programs.provide()}:{os.environ['PATH']}",
+            "PYTHONPATH": str(trees.ROOT / "e2e"),
+        }
         return subprocess.run(options.words, env=environment, check=False).returncode
     up(options)
     cluster, code = Cluster.at(options.state), 1

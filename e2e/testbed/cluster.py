@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from testbed import images, programs
+from testbed import images, programs, trees
 from testbed.control import Control
 from testbed.daemons import Daemons
 from testbed.node import Node
@@ -63,9 +64,7 @@ class Cluster:
         """Start everything. What an earlier cluster left in the folder goes first."""
         programs.provide()
         if self.state.exists():
-            Cluster(
-                self.state, Cluster.at(self.state).shape if (self.state / "shape.json").exists() else self.shape
-            ).down()
+            Cluster.at(self.state).down()
         began = time.monotonic()
         self.state.mkdir(parents=True, mode=0o755)
         (self.state / "shape.json").write_text(json.dumps(asdict(self.shape)))
@@ -78,6 +77,9 @@ class Cluster:
             node.up(authority, archives)
         for node in self.nodes:
             node.wait()
+        if self.nodes:
+            self.control.proxy(self.nodes[0].name)
+        self._write_enter()
         print(f"▸ cluster up in {time.monotonic() - made:.1f} s (images before that {made - began:.1f} s)", flush=True)
 
     def down(self) -> None:
@@ -108,12 +110,27 @@ class Cluster:
             "KUBECONFIG": str(self.control.config),
             "PATH": f"{programs.programs()}:{os.environ['PATH']}",
             "FOREBAY_TESTBED": str(self.state),
+            "PYTHONPATH": str(trees.ROOT / "e2e"),
         }
 
     def inside(self, command: list[str], node: str = "") -> list[str]:
         """``command`` where the cluster's addresses answer, in the current working directory."""
         place = self.node(node) if node else self.control
         return [*map(str, place.inside), "sh", "-c", 'cd "$0" && exec "$@"', os.getcwd(), *command]
+
+    @property
+    def enter(self) -> Path:
+        """A command for people: `enter kubectl get pods -A`, or a shell inside."""
+        return self.state / "enter"
+
+    def _write_enter(self) -> None:
+        variables = {name: value for name, value in self.environment().items() if os.environ.get(name) != value}
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        shell = '[ $# -gt 0 ] || set -- "${SHELL:-sh}"'
+        inside = shlex.join(map(str, self.control.inside))
+        go = f"""exec {inside} sh -c 'cd "$0" && exec "$@"' "$PWD" "$@" """.strip()
+        self.enter.write_text("\n".join(["#!/bin/sh", *exports, shell, go, ""]))
+        self.enter.chmod(0o755)
 
     def keep_logs(self, folder: Path) -> None:
         """Copy the daemons' logs and the pods' for who must find out what went wrong."""

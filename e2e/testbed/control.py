@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from testbed import addresses
@@ -39,8 +40,12 @@ class Control(Place):
         self._api_server()
         self._controllers()
         self._dns()
-        start_proxy(self, addresses.CONTROL, self.state)
         return authority
+
+    def proxy(self, node: str) -> None:
+        """Reach Services from here too. A proxy waits half a minute for its node: it goes by the name of a ``node``."""
+        start_proxy(self, addresses.CONTROL, self.state, node)
+        self.daemons.wait(f"{self.name}/kube-proxy", lambda: self.answers("http://127.0.0.1:10256/healthz"))
 
     def kubectl(self, *arguments: object, limit: float = 60.0) -> subprocess.CompletedProcess[str]:
         return self.ran(self.programs / "kubectl", f"--kubeconfig={self.config}", *arguments, limit=limit)
@@ -120,8 +125,7 @@ class Control(Place):
             kubeconfigs = (f"--{kind}kubeconfig={user}" for kind in ("", "authentication-", "authorization-"))
             self.start(name, name, *kubeconfigs, "--bind-address=127.0.0.1", "--leader-elect=false", "--v=1", *options)
         for name, (port, _) in more.items():
-            url = f"https://127.0.0.1:{port}/healthz"
-            self.daemons.wait(name, lambda url=url: self.answers(url, "-k"))
+            self.daemons.wait(name, partial(self.answers, f"https://127.0.0.1:{port}/healthz", "-k"))
 
     def _dns(self) -> None:
         corefile = self.state / "Corefile"
@@ -141,8 +145,8 @@ class Control(Place):
         self.daemons.wait("coredns", lambda: self.answers("http://127.0.0.1:8181/ready"))
 
 
-def start_proxy(place: Place, address: str, state: Path) -> None:
-    """kube-proxy of one place, by iptables."""
+def start_proxy(place: Place, address: str, state: Path, node: str) -> None:
+    """kube-proxy of one place, by iptables; ``node``: on whose behalf."""
     config = state / place.name / "kube-proxy.json"
     config.parent.mkdir(exist_ok=True)
     unlimited = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
@@ -154,7 +158,7 @@ def start_proxy(place: Place, address: str, state: Path) -> None:
                 "mode": "iptables",
                 "clientConnection": {"kubeconfig": f"{state}/kube-proxy.kubeconfig"},
                 "clusterCIDR": addresses.PODS,
-                "hostnameOverride": place.name,
+                "hostnameOverride": node,
                 "bindAddress": address,
                 "iptables": {"minSyncPeriod": "100ms"},
                 "conntrack": unlimited,  # they are the whole machine's and not ours to set

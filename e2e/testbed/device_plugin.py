@@ -50,7 +50,8 @@ class Plugin(services.DevicePluginServicer):  # type: ignore[name-defined, misc]
             health = {name: "Unhealthy" if name in said else "Healthy" for name in self.names}
             yield messages.ListAndWatchResponse(devices=[messages.Device(ID=n, health=h) for n, h in health.items()])
             async with self.changed:
-                await self.changed.wait_for(lambda said=said: self.ill != said)
+                while self.ill == said:
+                    await self.changed.wait()
 
     async def Allocate(self, request: Any, context: Any) -> Any:
         answers = [

@@ -42,7 +42,7 @@ class Node(Place):
         cgroups.make(self.cgroup)
         self._containerd(archives)
         self._kubelet(authority)
-        start_proxy(self, self.address, self.control.state)
+        start_proxy(self, self.address, self.control.state, self.name)
         if self.devices:
             gpus.start(self, self.devices)
 

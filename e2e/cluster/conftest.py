@@ -1,0 +1,69 @@
+"""One cluster and one installation for all tests; each test leaves them as it found them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster.installed import Installed, given
+from testbed import release
+from testbed.cluster import Cluster
+
+from checkpoints import real_smollm2
+from cluster import kube
+
+if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
+    from local.reference import Reference
+
+WORKERS_UP = 240.0
+"""Workers import torch on cores that they share."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault: breaks something; `make e2e-faults`")
+
+
+@pytest.fixture(scope="session")
+def bed() -> Cluster:
+    """The cluster of ours that the tests run in; skips where one was given."""
+    state = os.environ.get("FOREBAY_TESTBED")
+    if not state:
+        pytest.skip("needs the test bed's own cluster (make e2e)")
+    return Cluster.at(Path(state))
+
+
+@pytest.fixture(scope="session")
+def real() -> Reference:
+    """What transformers answers with the real model."""
+    from local.reference import Reference
+
+    return Reference(real_smollm2())
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installed]:
+    """Forebay with two operators, two gateways and one worker on each node."""
+    state = os.environ.get("FOREBAY_TESTBED")
+    if not state:
+        yield given()
+        return
+    cluster = Cluster.at(Path(state))
+    for manifest in (release.namespace(), release.disks(cluster)):
+        kube.kubectl("apply", "-f", "-", stdin=manifest)
+    uri = release.put_model(cluster, real_smollm2())
+    release.install(cluster, release.Settings())
+    forebay = Installed(uri)
+    forebay.settled("worker", 2, WORKERS_UP)
+    yield forebay
+    release.uninstall(cluster)
+
+
+@pytest.fixture
+def forebay(installation: Installed) -> Iterator[Installed]:
+    """The installation; a test's functions go with it."""
+    yield installation
+    for name in list(installation.applied):
+        installation.remove(name)
