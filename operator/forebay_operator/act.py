@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from prometheus_client import Counter
 
 from forebay_api.model import Model
 from forebay_operator import wire
+from forebay_operator.credentials import Credentials, FromEnvironment, Refused, Token
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Hold, Inspect, Prepare, Step
 from forebay_operator.fleet import Attached, Fleet
-from forebay_operator.inspections import DOUBT, RETRY, Inspections, Subject
+from forebay_operator.inspections import (
+    DOUBT,
+    NO_TOKEN,
+    REMOTE_DOUBT,
+    REMOTE_RETRY,
+    RETRY,
+    Inspections,
+    Subject,
+)
 from forebay_operator.sent import Sent
 from forebay_operator.snapshot import Epochs
 from forebay_wire.v1 import fleet_pb2, model_pb2
@@ -22,18 +31,27 @@ log = structlog.get_logger(__name__)
 COMMANDS = Counter("forebay_commands_total", "Commands queued for workers.", ["command"])
 
 
+ABOUT_MODELS = ("prepare", "hold", "form")
+"""Commands that name a model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     fleet: Fleet
     inspections: Inspections
     sent: Sent
     epochs: Epochs
+    credentials: Credentials = field(default_factory=FromEnvironment)
 
     def carry_out(self, step: Step, seen: Snapshot, now: float) -> bool:
         """Send ``step``, decided on ``seen``. False when there was nothing to do or nobody to tell."""
         match step:
             case Inspect():
-                return self._inspect(Subject(step.uri, step.dtype), step.worker, now)
+                # A step knows what decisions need; of those that it concerns, credentials and revisions may differ.
+                subjects = {Subject.of(f.function): None for f in seen.functions if not f.backbone and not f.failure}
+                asked = [subject for subject in subjects if (subject.uri, subject.dtype) == (step.uri, step.dtype)]
+                told = [self._inspect(subject, step.worker, now) for subject in asked]
+                return any(told)
             case Prepare():
                 return not self.sent.prepares(step.worker, step.backbone) and self._tell(step, seen, now)
             case Form():
@@ -55,16 +73,39 @@ class Actor:
         attached = self.fleet.workers.get(worker)
         if attached is None:
             return False
-        question = self.inspections.ask(subject, worker, attached.incarnation, now)
+        token = self._token(subject)
+        if isinstance(token, Refused):
+            self.inspections.refuse(subject, token.message, now)
+            return False
+        if token is None:
+            return False  # a pass is made when it is there
+        question = self.inspections.ask(subject, worker, attached.incarnation, now, token)
         if question is None:
             return False
         _log(Inspect(worker, subject.uri, subject.dtype), worker=worker, uri=subject.uri)
         return self.fleet.tell(worker, fleet_pb2.Command(inspect=question))
 
+    def _token(self, subject: Subject) -> Token | Refused | None:
+        return self.credentials.find(subject.secret) if subject.secret else NO_TOKEN
+
+    def _complete(self, ref: model_pb2.ModelRef) -> bool:
+        """Add what fetching takes. False while credentials are still being fetched. Without those that cannot be had
+        it may go all the same: what the node's cache holds needs none."""
+        subjects = self.inspections.subjects(ref.backbone)
+        tokens = [(subject, self._token(subject)) for subject in subjects]
+        for subject, token in tokens:
+            if isinstance(token, Token):
+                ref.digest, ref.credentials = subject.digest, token.value
+                return True
+        return not any(token is None for _, token in tokens)
+
     def _tell(self, step: Step, seen: Snapshot, now: float) -> bool:
         concerned = [self.fleet.workers[name] for name in _workers(step, seen) if name in self.fleet.workers]
         command = _command(step, seen, concerned)
         if command is None or not concerned:
+            return False
+        kind = command.WhichOneof("command")
+        if kind in ABOUT_MODELS and not self._complete(getattr(command, kind).model):
             return False
         told = {worker.name: worker.incarnation for worker in concerned if self._send(worker, command)}
         self.sent.note(step, told, now)
@@ -82,13 +123,14 @@ def _doubted(seen: Snapshot) -> dict[Subject, float]:
     loading went wrong, now and then where nobody holds any of it. One in use may be being copied over: it is left."""
     found: dict[Subject, float] = {}
     for function in seen.functions:
+        subject = Subject.of(function.function)
         holdings = [
             worker.holdings[function.backbone] for worker in seen.workers if function.backbone in worker.holdings
         ]
         if any(held.error for held in holdings):
-            found[Subject.of(function.function)] = DOUBT
+            found[subject] = REMOTE_DOUBT if subject.remote else DOUBT
         elif not holdings:
-            found[Subject.of(function.function)] = RETRY
+            found[subject] = REMOTE_RETRY if subject.remote and not function.failure else RETRY
     return found
 
 

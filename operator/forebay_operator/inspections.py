@@ -14,6 +14,7 @@ from forebay_api.conditions import Reason
 from forebay_api.function import Function
 from forebay_api.model import Model
 from forebay_operator import wire
+from forebay_operator.credentials import SecretKey, Token
 from forebay_wire.v1 import fleet_pb2
 
 log = structlog.get_logger(__name__)
@@ -27,16 +28,39 @@ RETRY = 30.0
 DOUBT = 2.0
 """Seconds after which it is, where loading it went wrong."""
 
+REMOTE_RETRY = 600.0
+REMOTE_DOUBT = 10.0
+"""The same of a model on the net, where looking costs others something."""
+
+FIRST_REST, LONGEST_REST = 2.0, 60.0
+"""Seconds until a source that could not be reached is asked again, doubling."""
+
+PASSES = Reason.SOURCE_UNAVAILABLE.value
+"""A reason that is no fault of the function's: what was known stays, and nothing is terminal."""
+
 INSPECTIONS = Counter("forebay_inspections_total", "Answers to inspections, by reason (empty: fine).", ["reason"])
 
 
+NO_TOKEN = Token()
+
+
 class Subject(NamedTuple):
+    """What is asked: with other credentials the answer may be another. ``digest``: that the files must make."""
+
     uri: str
     dtype: str
+    revision: str = ""
+    digest: str = ""
+    secret: SecretKey | None = None
 
     @classmethod
     def of(cls, function: Function) -> Subject:
-        return cls(function.spec.model.uri, function.spec.model.dtype)
+        model = function.spec.model
+        return cls(model.uri, model.dtype, model.revision or "", model.digest or "", SecretKey.of(function))
+
+    @property
+    def remote(self) -> bool:
+        return not self.uri.startswith("file://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +80,23 @@ class _Question:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A source that could not be reached. ``until``: unix seconds."""
+
+    failure: Failure
+    seconds: float
+
+    @property
+    def until(self) -> float:
+        return self.failure.at + self.seconds
+
+
 class Inspections:
     def __init__(self) -> None:
+        self._rests: dict[Subject, _Rest] = {}
+        self._resting: set[Subject] = set()
+        self._unseen = False
         self._questions: dict[Subject, _Question] = {}
         self._answers: dict[Subject, Model | Failure] = {}
         self._heard: dict[Subject, float] = {}
@@ -71,15 +110,47 @@ class Inspections:
         return [answer for answer in self._answers.values() if isinstance(answer, Model)]
 
     def under_way(self, subject: Subject) -> bool:
-        return subject in self._questions
+        """Asked, or to be asked again after a rest."""
+        return subject in self._questions or subject in self._resting
 
-    def ask(self, subject: Subject, worker: str, incarnation: str, now: float) -> fleet_pb2.Inspect | None:
+    def trouble(self, subject: Subject) -> Failure | None:
+        """Why there is no answer, or no newer one, though it was asked for: passes by itself."""
+        rest = self._rests.get(subject)
+        return rest.failure if rest else None
+
+    def subjects(self, backbone: str) -> list[Subject]:
+        """Those that turned out to be ``backbone``."""
+        return [
+            subject
+            for subject, answer in self._answers.items()
+            if isinstance(answer, Model) and answer.backbone == backbone
+        ]
+
+    def ask(
+        self, subject: Subject, worker: str, incarnation: str, now: float, token: Token = NO_TOKEN
+    ) -> fleet_pb2.Inspect | None:
         """The question to send to ``worker``; None when one is under way."""
-        if subject in self._questions:
+        if self.under_way(subject):
             return None
         question = _Question(uuid.uuid4().hex, worker, incarnation, now)
         self._questions[subject] = question
-        return fleet_pb2.Inspect(id=question.id, uri=subject.uri, dtype=subject.dtype)
+        return fleet_pb2.Inspect(
+            id=question.id,
+            uri=subject.uri,
+            dtype=subject.dtype,
+            revision=subject.revision,
+            digest=subject.digest,
+            credentials=token.value,
+        )
+
+    def refuse(self, subject: Subject, message: str, now: float) -> None:
+        """Nobody need be asked: its credentials cannot be had."""
+        before = _gist(self._answers.get(subject))
+        self._heard[subject] = now
+        self._answers[subject] = Failure(Reason.UNAUTHORIZED.value, message, now)
+        self._unseen = True
+        if before != Reason.UNAUTHORIZED.value:
+            log.info("inspected", uri=subject.uri, backbone="", reason=Reason.UNAUTHORIZED.value)
 
     def hear(self, answer: fleet_pb2.Inspection) -> None:
         """Take an answer in; it counts from the next ``settle`` on."""
@@ -102,6 +173,8 @@ class Inspections:
                 del self._questions[subject]
                 self._file(subject, answer, now)
         self._fresh.clear()
+        self._unseen = False
+        self._resting = {subject for subject, rest in self._rests.items() if rest.until > now}
         for subject, question in list(self._questions.items()):
             lost = incarnations.get(question.worker) != question.incarnation
             if lost or question.at + PATIENCE <= now:
@@ -112,23 +185,29 @@ class Inspections:
         return [
             subject
             for subject, age in doubted.items()
-            if subject in self._heard and self._heard[subject] + age <= now and subject not in self._questions
+            if subject in self._heard and self._heard[subject] + age <= now and not self.under_way(subject)
         ]
 
     def wake_at(self, now: float) -> float | None:
         """When time alone will change something (unix seconds). Not what is due already: it waits for a worker."""
         times = [question.at + PATIENCE for question in self._questions.values()]
         times += [at + RETRY for at in self._heard.values()]
+        times += [at + REMOTE_RETRY for subject, at in self._heard.items() if subject.remote]
+        times += [rest.until for rest in self._rests.values()]
+        if self._unseen:
+            return now
         return min((at for at in times if at > now), default=None)
 
     def forget_failure(self, subject: Subject) -> None:
         """Somebody corrected something: ask anew."""
         if isinstance(self._answers.get(subject), Failure):
             del self._answers[subject]
+        self._rests.pop(subject, None)
+        self._resting.discard(subject)
 
     def keep(self, wanted: Collection[Subject]) -> None:
         """Forget all others."""
-        for memory in (self._answers, self._questions, self._heard, self._condemned):
+        for memory in (self._answers, self._questions, self._heard, self._condemned, self._rests):
             for subject in [subject for subject in memory if subject not in wanted]:
                 del memory[subject]
 
@@ -136,6 +215,10 @@ class Inspections:
         before = _gist(self._answers.get(subject))
         self._heard[subject] = now
         INSPECTIONS.labels(answer.reason).inc()
+        if answer.reason == PASSES:
+            self._rest(subject, answer.message, now)
+            return
+        self._rests.pop(subject, None)
         backbone, message = self._condemned.get(subject, ("", ""))
         if answer.reason:
             self._answers[subject] = Failure(answer.reason, answer.message, now)
@@ -145,6 +228,12 @@ class Inspections:
             self._answers[subject] = wire.model(answer.model)
         if _gist(self._answers[subject]) != before:
             log.info("inspected", uri=subject.uri, backbone=answer.model.backbone, reason=answer.reason)
+
+    def _rest(self, subject: Subject, message: str, now: float) -> None:
+        before = self._rests.get(subject)
+        seconds = min(2 * before.seconds, LONGEST_REST) if before else FIRST_REST
+        self._rests[subject] = _Rest(Failure(PASSES, message, now), seconds)
+        log.warning("source unavailable", uri=subject.uri, reason=message, again_in=seconds)
 
 
 def _gist(answer: Model | Failure | None) -> str:

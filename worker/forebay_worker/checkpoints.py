@@ -26,6 +26,10 @@ class Ref:
     dtype: str
     access: Access = NOTHING
 
+    @property
+    def remote(self) -> bool:
+        return not self.uri.startswith("file://")
+
     @classmethod
     def of(cls, message: model_pb2.ModelRef) -> Ref:
         # A revision comes from an inspection, which these credentials have passed.

@@ -1,12 +1,14 @@
-"""Keeps what a worker holds in the node's cache while it is verified, and lets a backbone go that turns out damaged."""
+"""Looks after backbones whose files come from elsewhere, while they are held: keeps them in the node's cache, lets those
+go that turn out damaged, and goes on with those whose source was away."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
-from forebay_worker.artifact.errors import CheckpointError
+from forebay_worker.artifact.errors import CACHE_FULL, SOURCE_UNAVAILABLE, CheckpointError
 from forebay_worker.artifact.verify import Watch
 from forebay_worker.checkpoints import Ref
 from forebay_worker.holdings import Holdings
@@ -15,6 +17,11 @@ from forebay_worker.stage import Executor
 from forebay_worker.turns import Turns
 
 log = structlog.get_logger(__name__)
+
+AGAIN_SECONDS = 5.0
+"""Between tries to go on with what stopped for a reason that passes. The operator sees the error meanwhile, and does
+without this worker."""
+PASSING = (f"{SOURCE_UNAVAILABLE}:", f"{CACHE_FULL}:")
 
 
 class Watches:
@@ -26,6 +33,8 @@ class Watches:
         self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Watch] = {}
+        self._again: dict[str, Callable[[], None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, ref: Ref, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError when the files are known to be damaged."""
@@ -40,13 +49,33 @@ class Watches:
 
         self._kept[backbone] = Watch(checkpoint.artifact, spans, damaged)
 
+    def retry(self, backbone: str, again: Callable[[], None]) -> None:
+        """``again`` is called now and then, while holding ``backbone`` has failed for a reason that passes."""
+        self._again[backbone] = again
+        if self._timer is None:
+            self._timer = self._loop.call_later(AGAIN_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        held = self._holdings.seen()
+        self._again = {backbone: again for backbone, again in self._again.items() if backbone in held}
+        for backbone, again in tuple(self._again.items()):
+            if held[backbone].error.startswith(PASSING):
+                log.info("hold.again", backbone=backbone)
+                again()
+        if self._again:
+            self._timer = self._loop.call_later(AGAIN_SECONDS, self._look)
+
     def end(self, backbone: str) -> None:
+        self._again.pop(backbone, None)
         if watch := self._kept.pop(backbone, None):
             watch.close()
 
     def close(self) -> None:
         for backbone in tuple(self._kept):
             self.end(backbone)
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _condemn(self, ref: Ref, error: CheckpointError) -> None:
         """No answer may come from these bytes any more. The report says why, for the operator to look again."""
