@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.rig import Rig, until
+from engine.rig import Loop, Rig, until
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,10 +26,17 @@ def ours() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(("device", "hop"))]
 
 
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig(loop: Loop) -> Iterator[Rig]:
     with tempfile.TemporaryDirectory(prefix="fb-") as sockets:  # a socket's path is short
-        rig = Rig(Path(sockets))
+        rig = Rig(Path(sockets), loop)
         yield rig
         rig.close()
         until(lambda: not ours(), "all threads ended")

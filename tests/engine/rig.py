@@ -1,30 +1,35 @@
-"""Workers in one process: real device threads and sockets, and a loader that lands units when it is told to."""
+"""Workers in one process: real device threads, sockets and gRPC servers, and a loader that lands units when it is told
+to."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from forebay_api.model import Epoch, Stage
+from forebay_channel import Identity, add_port
+from forebay_wire.v1 import stage_pb2_grpc
 from forebay_worker.device import Device
 from forebay_worker.engine.request import Accepted, Ended, Event, Request, TokenOut
 from forebay_worker.engine.sample import Params
 from forebay_worker.engine.text import Text
 from forebay_worker.formation import Formation, Phase, PipelineStatus, StagePlace
-from forebay_worker.hop import Hops
+from forebay_worker.hop import Hops, Pace
 from forebay_worker.load.checkpoint import Checkpoint, open_checkpoint
 from forebay_worker.load.stream import Landed
 from forebay_worker.model.skeleton import Skeleton
@@ -34,6 +39,7 @@ PATIENCE = 30.0
 MEMORY = 4 << 30
 epochs = itertools.count(1)
 names = itertools.count()
+T = TypeVar("T")
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
@@ -123,19 +129,48 @@ class HeldLoader:
         self.forgotten.append((backbone, None if units is None else frozenset(units)))
 
 
-class Node:
-    """One worker."""
+class Loop:
+    """The asyncio loop of all workers here, on a thread of its own: gRPC takes several badly."""
 
-    def __init__(self, sockets: Path, memory: int = MEMORY, unix: bool = True) -> None:
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="loop", daemon=True)
+        self._thread.start()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE)
+        self.loop.close()
+
+
+class Node:
+    """One worker. Without ``unix`` its neighbours reach it by Stage.Run, with ``identity`` in mutual TLS."""
+
+    def __init__(
+        self,
+        sockets: Path,
+        loop: Loop,
+        pace: Pace,
+        memory: int = MEMORY,
+        unix: bool = True,
+        identity: Identity | None = None,
+    ) -> None:
         self.name = f"w{next(names)}"
         self.device = Device.open("cpu", memory, 0)
         self.loader = HeldLoader(self.device)
         self.hops = Hops(
             lambda frame, tensor: self.executor.step(frame, tensor),
             lambda key, reason: self.executor.neighbour_lost(key, reason),
+            loop=loop.loop,
             unix=str(sockets / self.name) if unix else "",
-            tcp="127.0.0.1:0",
+            identity=identity,
+            pace=pace,
         )
+        self.loop = loop
+        self._server, self.tcp = loop.do(_serve(self.hops, identity))
         self.changes = 0
         self.executor = Executor(self.device, self.loader, self.hops, self._changed)
         self.loader.executor = self.executor
@@ -160,6 +195,15 @@ class Node:
     def close(self) -> None:
         self.executor.close()
         self.hops.close()
+        self.loop.do(self._server.stop(grace=0.2))
+
+
+async def _serve(hops: Hops, identity: Identity | None) -> tuple[grpc.aio.Server, str]:
+    server = grpc.aio.server()
+    stage_pb2_grpc.add_StageServicer_to_server(hops.service, server)
+    port = add_port(server, "127.0.0.1:0", identity)
+    await server.start()
+    return server, f"127.0.0.1:{port}"
 
 
 class Reader:
@@ -220,13 +264,15 @@ class Reader:
 class Rig:
     """Makes workers and pipelines, and ends what it made."""
 
-    def __init__(self, sockets: Path) -> None:
+    def __init__(self, sockets: Path, loop: Loop) -> None:
         self._sockets = sockets
+        self._loop = loop
         self._nodes: list[Node] = []
         self._requests = itertools.count()
+        self.pace = Pace()
 
-    def node(self, memory: int = MEMORY, unix: bool = True) -> Node:
-        self._nodes.append(Node(self._sockets, memory, unix))
+    def node(self, **rest: Any) -> Node:
+        self._nodes.append(Node(self._sockets, self._loop, self.pace, **rest))
         return self._nodes[-1]
 
     def form(self, folder: Path, nodes: Sequence[Node], **rest: int) -> Epoch:
@@ -237,9 +283,9 @@ class Rig:
             node.executor.form(formation)
         return epoch
 
-    def pipeline(self, folder: Path, stages: int, **rest: int) -> tuple[list[Node], Epoch]:
+    def pipeline(self, folder: Path, stages: int, unix: bool = True, **rest: int) -> tuple[list[Node], Epoch]:
         """A new one whose units have all landed."""
-        nodes = [self.node() for _ in range(stages)]
+        nodes = [self.node(unix=unix) for _ in range(stages)]
         epoch = self.form(folder, nodes, **rest)
         for node, place in zip(nodes, cut(folder, nodes), strict=True):
             node.land(folder, place.stage.units)
@@ -262,7 +308,7 @@ def cut(folder: Path, nodes: Sequence[Node]) -> tuple[StagePlace, ...]:
     units = len(opened(folder).model.units)
     ends = [round(index * units / len(nodes)) for index in range(len(nodes) + 1)]
     return tuple(
-        StagePlace(Stage(node.name, first, end - 1), node.hops.unix, node.hops.tcp)
+        StagePlace(Stage(node.name, first, end - 1), node.hops.unix, node.tcp)
         for node, first, end in zip(nodes, ends, ends[1:], strict=False)
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,20 +11,19 @@ import pytest
 
 from engine.rig import Rig, formations, formed, greedy, opened, text_of, until
 from forebay_api.model import Epoch
-from forebay_wire.v1 import stage_pb2
-from forebay_worker import hop, segment, stage
+from forebay_worker import segment, stage
 from forebay_worker.formation import FaultReason, Phase
-from forebay_worker.frame import epoch_message, write
-from forebay_worker.hop import Key
+from forebay_worker.hop import Pace
 from forebay_worker.model.skeleton import Skeleton
 
 Tiny = Callable[[str], Path]
 
 
-def test_frames_wait_for_a_form_that_is_being_prepared(rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hop, "FORM_SECONDS", 0.1)
+@pytest.mark.parametrize("unix", [True, False], ids=["socket", "stream"])
+def test_frames_wait_for_a_form_that_is_being_prepared(rig: Rig, tiny: Tiny, unix: bool) -> None:
+    rig.pace = Pace(heartbeat=0.05, form=0.1)
     folder, epoch = tiny("llama"), Epoch(5, 1)
-    nodes = [rig.node(), rig.node()]
+    nodes = [rig.node(unix=unix) for _ in range(2)]
     first, head = formations(folder, epoch, nodes)
     nodes[0].executor.announce(first)
     for node in nodes:
@@ -68,20 +66,6 @@ def test_a_frame_never_overtakes_the_form_it_waited_for(rig: Rig, tiny: Tiny, mo
     assert reader.wait().tokens() == greedy(folder, (1, 2, 3), 3)
 
 
-def test_a_late_frame_closes_its_connection(rig: Rig, tiny: Tiny) -> None:
-    """Who sent it would else wait for ever for what becomes of it."""
-    folder = tiny("llama")
-    node, key = rig.node(), Key(Epoch(5, 4), 0)
-    node.prepare(folder)
-    node.hops.expect(key)  # as if its pipeline had gone just now
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(node.hops.unix)
-        one = stage_pb2.Slice(length=1, blocks=[0])
-        write(sock, stage_pb2.Frame(epoch=epoch_message(key.epoch), stage=0, tokens=[1], slices=[one]), None)
-        assert sock.recv(1) == b""
-
-
 def test_a_device_that_fails_at_forming_is_said_and_keeps_nothing(
     rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,34 +83,6 @@ def test_a_device_that_fails_at_forming_is_said_and_keeps_nothing(
         assert node.device.memory.used == 0
     names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
     until(lambda: not any(name.startswith(f"hop-{epoch}") for name in names()), "its connections are closed")
-
-
-def test_connections_over_the_limit_are_closed_and_the_next_one_is_not(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hop, "INBOUND", 2)
-    node = rig.node()
-
-    def connect() -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(0.3)
-        sock.connect(node.hops.unix)
-        return sock
-
-    def stays(sock: socket.socket) -> bool:
-        try:
-            return sock.recv(1) != b""
-        except TimeoutError:
-            return True
-
-    kept = [connect(), connect()]
-    with connect() as third:
-        assert not stays(third)
-    assert all(map(stays, kept))
-    for sock in kept:
-        sock.close()
-    with connect() as fourth:
-        assert stays(fourth)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

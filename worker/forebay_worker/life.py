@@ -1,9 +1,9 @@
 """A worker's life from fork to end: builds its parts, serves, drains.
 
-main thread    asyncio: Attach (up), Engine server, commands
+main thread    asyncio: Attach (up), Engine and Stage server, frames to other nodes, commands
 device thread  Executor: the only one that touches the device's tensors
 loader thread  bytes from files over the link
-hop threads    frames from neighbours, heartbeats to them
+hop threads    frames from neighbours on this node, heartbeats to them
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY, start_http_server
 
-from forebay_wire.v1 import engine_pb2_grpc, fleet_pb2, model_pb2
+from forebay_channel import Guard, Role, add_port
+from forebay_wire.v1 import engine_pb2_grpc, fleet_pb2, model_pb2, stage_pb2_grpc
 from forebay_worker.attach import Attachment
 from forebay_worker.commands import Commands
+from forebay_worker.config import LOOPBACK
 from forebay_worker.device import Device
 from forebay_worker.formation import Fault, FaultReason, Phase
 from forebay_worker.holdings import Holdings
@@ -41,7 +43,13 @@ from forebay_worker.zygote import Seat
 
 log = structlog.get_logger(__name__)
 
-LOOPBACK = "127.0.0.1"
+CALLERS = {
+    "forebay_wire.v1.Engine": (Role.GATEWAY,),
+    "forebay_wire.v1.stage.Stage": (Role.WORKER,),
+    "grpc.health.v1.Health": tuple(Role),
+}
+"""Who may call which service over the network."""
+
 SERVER_OPTIONS = (
     # What a gateway takes (16 MiB), written as JSON anew and with the tokens so far.
     ("grpc.max_receive_message_length", 64 << 20),
@@ -122,8 +130,9 @@ class Worker:
         self._hops = Hops(
             lambda frame, tensor: self._executor.step(frame, tensor),
             lambda key, reason: self._executor.neighbour_lost(key, reason),
+            loop=asyncio.get_running_loop(),
             unix=str(config.socket(seat.name, "hop")),
-            tcp=f"{LOOPBACK}:0",
+            identity=config.identity,
         )
         self._executor = Executor(self._device, self._loader, self._hops, self._changes)
         self._holdings = Holdings(self._loader, self._executor, self._changes)
@@ -131,7 +140,7 @@ class Worker:
         self._commands = Commands(seat.name, self._holdings, self._preparations, self._executor, self._changes)
         self._service = EngineService(self._executor, self._preparations.parts, lambda: self._draining)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(interceptors=[Guard(CALLERS, config.identity)], options=SERVER_OPTIONS)
         self._attaching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -148,8 +157,9 @@ class Worker:
             self._suspect(faults)
             return reporter.report(self._state, faults)
 
+        config = self._seat.config
         attachment = Attachment(
-            self._seat.config.operator, report=report, sent=self._commands.carried, obey=self._commands.obey
+            config.operator, config.identity, report=report, sent=self._commands.carried, obey=self._commands.obey
         )
         self._changes.listener = attachment.changed
         self._attaching = asyncio.create_task(attachment.run(), name="attach")
@@ -225,20 +235,30 @@ class Worker:
         return busy
 
     async def _listen(self) -> model_pb2.Addresses:
+        config = self._seat.config
         engine_pb2_grpc.add_EngineServicer_to_server(self._service, self._server)
+        stage_pb2_grpc.add_StageServicer_to_server(self._hops.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        unix = self._seat.config.socket(self._seat.name, "engine")
+        unix = config.socket(self._seat.name, "engine")
         unix.unlink(missing_ok=True)
-        self._server.add_insecure_port(f"unix:{unix}")
-        port = self._server.add_insecure_port(f"{LOOPBACK}:0")
+        add_port(self._server, f"unix:{unix}", config.identity)
+        host = f"[{config.listen}]" if ":" in config.listen else config.listen
+        tcp = f"{host}:{add_port(self._server, f'{host}:0', config.identity)}"
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        REGISTRY.register(WorkerCollector(self._device, self._loader, self._executor, self._holdings))
-        http, _ = start_http_server(0, addr=LOOPBACK)
         return model_pb2.Addresses(
             engine_unix=str(unix),
-            engine_tcp=f"{LOOPBACK}:{port}",
+            engine_tcp=tcp,
             hop_unix=self._hops.unix,
-            hop_tcp=self._hops.tcp,
-            metrics=f"http://{LOOPBACK}:{http.server_port}/metrics",
+            hop_tcp=tcp,
+            metrics=self._serve_metrics(host),
         )
+
+    def _serve_metrics(self, host: str) -> str:
+        """The URL. On all interfaces when a port was asked for, since scrapers and probes come from elsewhere."""
+        REGISTRY.register(WorkerCollector(self._device, self._loader, self._executor, self._holdings))
+        if not (port := self._seat.config.metrics_port):
+            http, _ = start_http_server(0, addr=LOOPBACK)
+            return f"http://{LOOPBACK}:{http.server_port}/metrics"
+        start_http_server(port, addr="::" if host.startswith("[") else "0.0.0.0")
+        return f"http://{host}:{port}/metrics"

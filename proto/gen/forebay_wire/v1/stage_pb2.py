@@ -25,15 +25,19 @@ _sym_db = _symbol_database.Default()
 from forebay_wire.v1 import model_pb2 as forebay__wire_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66orebay_wire/v1/stage.proto\x12\x0f\x66orebay_wire.v1\x1a\x1b\x66orebay_wire/v1/model.proto\"H\n\x05Slice\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\x12\x0e\n\x06\x62locks\x18\x04 \x03(\r\"\xc5\x01\n\x05\x46rame\x12%\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\x12\r\n\x05stage\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12&\n\x06slices\x18\x04 \x03(\x0b\x32\x16.forebay_wire.v1.Slice\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\r\n\x05shape\x18\x07 \x03(\x04\x12\x0f\n\x07\x61\x64\x61pter\x18\x08 \x01(\t\x12\x11\n\theartbeat\x18\t \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66orebay_wire/v1/stage.proto\x12\x15\x66orebay_wire.v1.stage\x1a\x1b\x66orebay_wire/v1/model.proto\"\x06\n\x04\x42\x65\x61t\"H\n\x05Slice\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\x12\x0e\n\x06\x62locks\x18\x04 \x03(\r\"\xdc\x01\n\x05\x46rame\x12%\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\x12\r\n\x05stage\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12,\n\x06slices\x18\x04 \x03(\x0b\x32\x1c.forebay_wire.v1.stage.Slice\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\r\n\x05shape\x18\x07 \x03(\x04\x12\x0f\n\x07\x61\x64\x61pter\x18\x08 \x01(\t\x12\x11\n\theartbeat\x18\t \x01(\x08\x12\x0f\n\x07payload\x18\n \x01(\x0c\x32M\n\x05Stage\x12\x44\n\x03Run\x12\x1c.forebay_wire.v1.stage.Frame\x1a\x1b.forebay_wire.v1.stage.Beat(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forebay_wire.v1.stage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SLICE']._serialized_start=77
-  _globals['_SLICE']._serialized_end=149
-  _globals['_FRAME']._serialized_start=152
-  _globals['_FRAME']._serialized_end=349
+  _globals['_BEAT']._serialized_start=83
+  _globals['_BEAT']._serialized_end=89
+  _globals['_SLICE']._serialized_start=91
+  _globals['_SLICE']._serialized_end=163
+  _globals['_FRAME']._serialized_start=166
+  _globals['_FRAME']._serialized_end=386
+  _globals['_STAGE']._serialized_start=388
+  _globals['_STAGE']._serialized_end=465
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Beat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Slice(_message.Message):
     __slots__ = ("sequence", "start", "length", "blocks")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -20,7 +24,7 @@ class Slice(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("epoch", "stage", "step", "slices", "tokens", "dtype", "shape", "adapter", "heartbeat")
+    __slots__ = ("epoch", "stage", "step", "slices", "tokens", "dtype", "shape", "adapter", "heartbeat", "payload")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +34,7 @@ class Frame(_message.Message):
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     epoch: _model_pb2.Epoch
     stage: int
     step: int
@@ -39,4 +44,5 @@ class Frame(_message.Message):
     shape: _containers.RepeatedScalarFieldContainer[int]
     adapter: str
     heartbeat: bool
-    def __init__(self, epoch: _Optional[_Union[_model_pb2.Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., adapter: _Optional[str] = ..., heartbeat: _Optional[bool] = ...) -> None: ...
+    payload: bytes
+    def __init__(self, epoch: _Optional[_Union[_model_pb2.Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., adapter: _Optional[str] = ..., heartbeat: _Optional[bool] = ..., payload: _Optional[bytes] = ...) -> None: ...

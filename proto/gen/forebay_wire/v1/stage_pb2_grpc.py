@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from forebay_wire.v1 import stage_pb2 as forebay__wire_dot_v1_dot_stage__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -22,3 +23,103 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
+
+
+class StageStub:
+    """Neighbours in a pipeline. Between nodes a frame crosses in Stage.Run. Within a node it crosses a unix socket as
+
+    +------------+-------------+------------------+---------------------+
+    | u32 header | u64 payload | header: Frame    | payload: raw tensor |
+    +------------+-------------+------------------+---------------------+   lengths little-endian
+
+    and nothing else ever crosses that seam: no pickle, no descriptor, no shared memory.
+
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Run = channel.stream_stream(
+                '/forebay_wire.v1.stage.Stage/Run',
+                request_serializer=forebay__wire_dot_v1_dot_stage__pb2.Frame.SerializeToString,
+                response_deserializer=forebay__wire_dot_v1_dot_stage__pb2.Beat.FromString,
+                _registered_method=True)
+
+
+class StageServicer:
+    """Neighbours in a pipeline. Between nodes a frame crosses in Stage.Run. Within a node it crosses a unix socket as
+
+    +------------+-------------+------------------+---------------------+
+    | u32 header | u64 payload | header: Frame    | payload: raw tensor |
+    +------------+-------------+------------------+---------------------+   lengths little-endian
+
+    and nothing else ever crosses that seam: no pickle, no descriptor, no shared memory.
+
+    """
+
+    def Run(self, request_iterator, context):
+        """From a stage to the next one, which serves it: one call for each pipeline and receiving stage, frames in order.
+        Heartbeats each second both ways; who hears nothing for three seconds takes the other one for gone. The pipeline
+        ends with the call. FAILED_PRECONDITION: it ended here, never was here, or what came is no frame of it; UNAVAILABLE:
+        too many neighbours, or the worker stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StageServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Run': grpc.stream_stream_rpc_method_handler(
+                    servicer.Run,
+                    request_deserializer=forebay__wire_dot_v1_dot_stage__pb2.Frame.FromString,
+                    response_serializer=forebay__wire_dot_v1_dot_stage__pb2.Beat.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'forebay_wire.v1.stage.Stage', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('forebay_wire.v1.stage.Stage', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Stage:
+    """Neighbours in a pipeline. Between nodes a frame crosses in Stage.Run. Within a node it crosses a unix socket as
+
+    +------------+-------------+------------------+---------------------+
+    | u32 header | u64 payload | header: Frame    | payload: raw tensor |
+    +------------+-------------+------------------+---------------------+   lengths little-endian
+
+    and nothing else ever crosses that seam: no pickle, no descriptor, no shared memory.
+
+    """
+
+    @staticmethod
+    def Run(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/forebay_wire.v1.stage.Stage/Run',
+            forebay__wire_dot_v1_dot_stage__pb2.Frame.SerializeToString,
+            forebay__wire_dot_v1_dot_stage__pb2.Beat.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
