@@ -18,6 +18,8 @@ from cluster import kube
 if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
     from local.reference import Reference
 
+LINK = "200MB/s"
+"""Of each worker, emulated: the real model takes 2.7 s over one and is seen loading over two."""
 WORKERS_UP = 240.0
 """Workers import torch on cores that they share."""
 
@@ -54,7 +56,7 @@ def installation() -> Iterator[Installed]:
     for manifest in (release.namespace(), release.disks(cluster)):
         kube.kubectl("apply", "-f", "-", stdin=manifest)
     uri = release.put_model(cluster, real_smollm2())
-    release.install(cluster, release.Settings())
+    release.install(cluster, release.Settings(env={"FOREBAY_LINK_RATE": LINK}))
     forebay = Installed(uri)
     forebay.settled("worker", 2, WORKERS_UP)
     yield forebay

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +111,3 @@ def given() -> Installed:
 
 def _state(body: Body) -> str:
     return str(body.get("status", {}).get("state", ""))
-
-
-def matches(states: tuple[str, ...]) -> Callable[[Body], bool]:
-    return lambda body: _state(body) in states

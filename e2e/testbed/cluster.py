@@ -64,7 +64,8 @@ class Cluster:
         """Start everything. What an earlier cluster left in the folder goes first."""
         programs.provide()
         if self.state.exists():
-            Cluster.at(self.state).down()
+            whole = (self.state / "shape.json").exists()
+            (Cluster.at(self.state) if whole else self).down()
         began = time.monotonic()
         self.state.mkdir(parents=True, mode=0o755)
         (self.state / "shape.json").write_text(json.dumps(asdict(self.shape)))

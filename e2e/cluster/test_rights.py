@@ -1,0 +1,75 @@
+"""What the components may do, asked of the API server, and who may talk to them, tried at their ports."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+from cluster.installed import Installed
+from testbed.shell import ran
+
+from cluster import kube
+
+FORBIDDEN = (
+    ("get", "secrets", "kube-system"),
+    ("list", "secrets", "forebay-system"),
+    ("get", "secrets", "default"),
+    ("create", "pods", "default"),
+    ("create", "pods/exec", "forebay-system"),
+    ("update", "llmfunctions.forebay.dev", "default"),
+    ("delete", "nodes", ""),
+    ("create", "clusterrolebindings", ""),
+)
+
+
+def may(account: str, namespace: str, verb: str, what: str, where: str) -> bool:
+    user = f"--as=system:serviceaccount:{namespace}:{account}"
+    done = ran("kubectl", "auth", "can-i", verb, what, user, *(("-n", where) if where else ()), limit=30)
+    return done.stdout.strip() == "yes"
+
+
+@pytest.mark.parametrize(("verb", "what", "where"), FORBIDDEN)
+def test_the_operator_may_not(forebay: Installed, verb: str, what: str, where: str) -> None:
+    assert not may(f"{forebay.name}-operator", forebay.namespace, verb, what, where)
+
+
+def test_the_operator_may_do_its_work(forebay: Installed) -> None:
+    account = f"{forebay.name}-operator"
+    assert may(account, forebay.namespace, "create", "pods", forebay.namespace)
+    assert may(account, forebay.namespace, "patch", "llmfunctions.forebay.dev/status", "default")
+    assert may(account, forebay.namespace, "watch", "nodes", "")
+
+
+def test_the_gateway_may_nothing(forebay: Installed) -> None:
+    for verb, what in (("get", "pods"), ("get", "secrets"), ("list", "llmfunctions.forebay.dev")):
+        assert not may(f"{forebay.name}-gateway", forebay.namespace, verb, what, forebay.namespace)
+
+
+def test_internal_ports_refuse_a_caller_without_a_certificate(forebay: Installed) -> None:
+    """With TLS 1.3 the handshake ends before the server has looked for a certificate: reading says that it did."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    ports = [(pod["status"]["podIP"], 9443) for pod in forebay.pods("operator")]
+    ports += [(pod["status"]["podIP"], port) for pod in forebay.pods("worker") for port in listening(pod)]
+    assert len(ports) >= 4
+    for address in ports:
+        with (
+            pytest.raises((ssl.SSLError, ConnectionError)),
+            socket.create_connection(address, timeout=5) as plain,
+            context.wrap_socket(plain) as wrapped,
+        ):
+            wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+            if wrapped.recv(100):
+                wrapped.recv(100)
+            raise AssertionError(f"{address} talks to anybody")
+
+
+def listening(pod: kube.Body) -> list[int]:
+    """TCP ports of a worker that are not for metrics, as its kernel lists them."""
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    rows = kube.kubectl("exec", name, "-n", namespace, "--", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+    states = [row.split() for row in rows if row.split()[:1] and row.split()[0].rstrip(":").isdigit()]
+    found = {int(fields[1].rpartition(":")[2], 16) for fields in states if fields[3] == "0A"}
+    return sorted(found - {9090})
