@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from testbed.programs import programs  # noqa: E402  # the path to it is made above
+
+if programs().is_dir():  # what `make testbed` built
+    os.environ.setdefault("FOREBAY_TESTBED_BIN", str(programs()))

@@ -30,6 +30,7 @@ from forebay_api.rules import (
     Rule,
     Text,
 )
+from forebay_operator.cluster import body, pool_status
 
 ROOT = Path(__file__).parents[2]
 # What is said beside the types, and what only people and the API server's own format care about.
@@ -221,6 +222,16 @@ def test_the_status_has_our_words(kind: str) -> None:
     assert all(len(reason) <= condition["reason"]["maxLength"] for reason in Reason)
     if kind == names.KIND:
         assert status["state"]["enum"] == [str(state) for state in State]
+
+
+def test_the_operator_writes_only_what_the_status_has() -> None:
+    function = SCHEMAS[names.KIND]["properties"]["status"]["properties"]
+    assert set(body.OURS) - function.keys() == set()
+    assert function["conditions"]["items"]["properties"]["message"]["maxLength"] >= body.LONGEST_MESSAGE
+    pool = SCHEMAS[names.POOL_KIND]["properties"]["status"]["properties"]
+    written = pool_status.status(pool_status.Look(generation=1), {}, 0.0)
+    assert written.keys() == pool.keys()
+    assert pool["nodes"]["maxItems"] == pool_status.MOST_NODES
 
 
 def test_functions_scale_and_pools_do_not() -> None:
