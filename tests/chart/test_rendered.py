@@ -149,6 +149,7 @@ def test_a_persons_labels_do_not_replace_those_that_select(helm: Path) -> None:
         ("prod", {"nameOverride": "llm"}, "prod-llm"),
         ("prod", {"fullnameOverride": "water"}, "water"),
         ("a" * 53, {}, "a" * 40),
+        ("prod.v2", {}, "prod-v2-forebay"),
     ],
 )
 def test_full_names(helm: Path, release: str, values: Body, fullname: str) -> None:
