@@ -35,11 +35,11 @@ class OperatorConfig:
             state=state,
             address=environ.get("FOREBAY_OPERATOR", f"unix:{state / local.OPERATOR_SOCKET}"),
             gateway_url=environ.get("FOREBAY_GATEWAY_URL", f"http://127.0.0.1:{names.GATEWAY_PORT}"),
-            metrics_port=_port(environ, "FOREBAY_METRICS_PORT"),
+            metrics_port=port(environ, "FOREBAY_METRICS_PORT"),
         )
 
 
-def _port(environ: Mapping[str, str], name: str) -> int | None:
+def port(environ: Mapping[str, str], name: str) -> int | None:
     text = environ.get(name)
     if not text:
         return None

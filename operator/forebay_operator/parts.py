@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from forebay_api.function import FunctionKey
@@ -23,6 +22,7 @@ from forebay_operator.snapshot import Observer
 from forebay_operator.status import Statuses, Urls
 from forebay_operator.term import Term
 from forebay_operator.timeline import Timeline
+from forebay_operator.together import together
 from forebay_operator.view import Json, Scene, View, draw
 from forebay_wire.v1 import demand_pb2_grpc, fleet_pb2_grpc, view_pb2_grpc
 
@@ -64,7 +64,7 @@ class Parts:
 
     async def run(self, source: AsyncIterator[LoadedFunctions]) -> None:
         """Until cancelled. A source that ends has said all that it will ever say; one that raises ends us."""
-        await _both(self.functions.follow(source), self.control.run())
+        await together(self.functions.follow(source), self.control.run())
 
 
 def assemble(
@@ -128,18 +128,3 @@ def _on_change(
         alarm.within(0.0)
 
     return changed
-
-
-async def _both(source: Coroutine[None, None, None], loop: Coroutine[None, None, None]) -> None:
-    """Both until cancelled; the loop goes on when the source ends."""
-    following, running = asyncio.ensure_future(source), asyncio.ensure_future(loop)
-    tasks = {following, running}
-    try:
-        while running in tasks:
-            done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-    finally:
-        for task in (following, running):
-            task.cancel()
-        await asyncio.gather(following, running, return_exceptions=True)

@@ -122,12 +122,20 @@ def distance(wanted: Wanted, stored: Mapping[str, Any]) -> float | None:
 
 
 def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
-    """Whether it says that nothing is known where somebody knew already: workers may only not have come back yet."""
+    """Whether it says that something is not known which somebody knew already: workers and gateways may only not have
+    come back yet."""
     if stored.get("observedGeneration") != wanted.generation:
         return False
-    ready = next((entry.get("status") for entry in _conditions(stored) if entry.get("type") == "Ready"), None)
-    unknown = any(entry.type is ConditionType.READY and entry.status is Status.UNKNOWN for entry in wanted.conditions)
-    return unknown and ready in (Status.TRUE.value, Status.FALSE.value)
+    known = {(str(entry.get("type")), str(entry.get("status"))) for entry in _conditions(stored)}
+    return any(
+        _ignorant(condition) and (condition.type.value, condition.status.value) not in known
+        for condition in wanted.conditions
+    )
+
+
+def _ignorant(condition: Condition) -> bool:
+    unknown = condition.type is ConditionType.READY and condition.status is Status.UNKNOWN
+    return unknown or condition.reason == Reason.METRICS_UNAVAILABLE
 
 
 def write(key: FunctionKey, wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What happened to functions, told as events of the API in plain words: for `kubectl describe`, never for machines."""
+"""What happened to functions and pools, as events of the API in plain words: for people, never for machines."""
 
 from __future__ import annotations
 
@@ -44,37 +44,47 @@ EVENTS = Counter("forebay_events_total", "Events for the API, by what became of 
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """The object that an event is about; ``namespace`` empty for kinds without."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """``reason``: one CamelCase word; ``note``: a sentence."""
 
-    key: FunctionKey
-    uid: str
+    subject: Subject
     reason: str
     note: str
     warning: bool = False
 
 
-def change(key: FunctionKey, uid: str, before: str, status: FunctionStatus) -> Told | None:
+def change(subject: Subject, before: str, status: FunctionStatus) -> Told | None:
     """What to tell of a function that came from the state ``before`` (empty: nobody knows) into another one."""
     if status.state.value == before:
         return None
     match status.state:
         case State.FAILED:
-            return Told(key, uid, status.reason, status.message or "it cannot be served", warning=True)
+            return Told(subject, status.reason, status.message or "it cannot be served", warning=True)
         case State.SUSPENDED:
-            return Told(key, uid, "Suspended", status.message or "it is switched off")
+            return Told(subject, "Suspended", status.message or "it is switched off")
         case State.QUEUED:
-            return Told(key, uid, "RequestsWaiting", "requests wait until workers are found for it")
+            return Told(subject, "RequestsWaiting", "requests wait until workers are found for it")
         case State.LOADING:
-            return Told(key, uid, "Loading", "workers load the model")
+            return Told(subject, "Loading", "workers load the model")
         case State.PIPELINED:
-            return Told(key, uid, "ServingPipelined", "answers while it loads: several workers hold a part each")
+            return Told(subject, "ServingPipelined", "answers while it loads: several workers hold a part each")
         case State.SERVING:
-            return Told(key, uid, "Serving", f"{status.ready} of {status.desired} replicas answer")
+            return Told(subject, "Serving", f"{status.ready} of {status.desired} replicas answer")
         case State.IDLE if before in (State.SERVING, State.PIPELINED, State.DRAINING, State.LOADING):
-            return Told(key, uid, "ScaledToZero", "no requests: nothing is held for it; the next request starts it")
+            return Told(subject, "ScaledToZero", "no requests: nothing is held for it; the next request starts it")
         case State.IDLE if before in (State.FAILED, State.SUSPENDED):
-            return Told(key, uid, "Recovered", "the next request starts it")
+            return Told(subject, "Recovered", "the next request starts it")
     return None
 
 
@@ -107,11 +117,24 @@ class Events:
             states[key] = uid, status.state.value
             known = self._states.get(key)
             before = known[1] if known and known[0] == uid else self._stored_state(key)
-            if (told := change(key, uid, before, status)) is not None:
-                self.tell(told)
+            subject = Subject(names.API_VERSION, names.KIND, key.namespace, key.name, uid)
+            if (told := change(subject, before, status)) is not None:
+                self._tell(told)
         self._states = states
 
-    def tell(self, told: Told) -> None:
+    def about(self, body: Mapping[str, Any], reason: str, note: str, warning: bool) -> None:
+        """Tell something of any object."""
+        metadata = body["metadata"]
+        subject = Subject(
+            str(body["apiVersion"]),
+            str(body["kind"]),
+            str(metadata.get("namespace") or ""),
+            str(metadata["name"]),
+            str(metadata.get("uid") or ""),
+        )
+        self._tell(Told(subject, reason, note, warning))
+
+    def _tell(self, told: Told) -> None:
         try:
             self._queue.put_nowait(told)
         except asyncio.QueueFull:
@@ -126,7 +149,7 @@ class Events:
                 EVENTS.labels("told").inc()
             except ApiError as error:
                 EVENTS.labels("failed").inc()
-                log.info("an event could not be told", function=str(told.key), reason=told.reason, error=str(error))
+                log.info("an event could not be told", subject=told.subject.name, reason=told.reason, error=str(error))
             await asyncio.sleep(APART)
 
     def _stored_state(self, key: FunctionKey) -> str:
@@ -135,29 +158,30 @@ class Events:
 
     async def _send(self, told: Told) -> None:
         now = self._clock()
-        alike = (told.uid, told.reason, told.note)
+        alike = (told.subject.uid, told.reason, told.note)
+        namespace = told.subject.namespace or names.DEFAULT_NAMESPACE
         name, count, last = self._series.pop(alike, ("", 0, 0.0))
         if name and now - last < SERIES:
             try:
                 series = {"series": {"count": count + 1, "lastObservedTime": _micro(now)}}
-                await self._api.patch_merge(KINDS.EVENT, told.key.namespace, name, series)
+                await self._api.patch_merge(KINDS.EVENT, namespace, name, series)
             except NotFound:  # events live for an hour
                 name = ""
         else:
             name = ""
         if not name:
-            name, count = f"{told.key.name}.{uuid.uuid4().hex[:16]}", 0
-            await self._api.create(_event(told, name, self._instance, now))
+            name, count = f"{told.subject.name}.{uuid.uuid4().hex[:16]}", 0
+            await self._api.create(_event(told, namespace, name, self._instance, now))
         self._series[alike] = name, count + 1, now
         while len(self._series) > SERIES_KEPT:
             self._series.popitem(last=False)
 
 
-def _event(told: Told, name: str, instance: str, now: float) -> dict[str, Any]:
+def _event(told: Told, namespace: str, name: str, instance: str, now: float) -> dict[str, Any]:
     return {
         "apiVersion": KINDS.EVENT.api_version,
         "kind": KINDS.EVENT.name,
-        "metadata": {"namespace": told.key.namespace, "name": name},
+        "metadata": {"namespace": namespace, "name": name},
         "eventTime": _micro(now),
         "reportingController": CONTROLLER,
         "reportingInstance": instance,
@@ -165,14 +189,19 @@ def _event(told: Told, name: str, instance: str, now: float) -> dict[str, Any]:
         "reason": told.reason,
         "note": told.note[:LONGEST_NOTE],
         "type": "Warning" if told.warning else "Normal",
-        "regarding": {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "namespace": told.key.namespace,
-            "name": told.key.name,
-            "uid": told.uid,
-        },
+        "regarding": _regarding(told.subject),
     }
+
+
+def _regarding(subject: Subject) -> dict[str, str]:
+    found = {
+        "apiVersion": subject.api_version,
+        "kind": subject.kind,
+        "namespace": subject.namespace,
+        "name": subject.name,
+        "uid": subject.uid,
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def _micro(unix: float) -> str:

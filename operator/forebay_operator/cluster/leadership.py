@@ -15,6 +15,7 @@ from forebay_operator.cluster import lease
 from forebay_operator.cluster.api import Api, ApiError, Conflict, NotFound
 from forebay_operator.cluster.kinds import KINDS
 from forebay_operator.cluster.lease import Acquire, LeaseSeen, Renew, StepDown, Wait
+from forebay_operator.cluster.seen import Body
 from forebay_operator.term import Term
 
 log = structlog.get_logger(__name__)
@@ -32,10 +33,11 @@ class Leadership:
     The lease's holder is the pod's name, ``_`` and a few random characters: a container that is restarted in its pod is
     another operator."""
 
-    def __init__(self, api: Api, namespace: str, name: str, pod: str) -> None:
+    def __init__(self, api: Api, namespace: str, release: str, pod: str) -> None:
         self._api = api
         self._namespace = namespace
-        self._name = name
+        self._name = f"{release}-operator"
+        self._owner = f"{release}-owner"
         self.identity = f"{pod}_{uuid.uuid4().hex[:8]}"
         self.leading = asyncio.Event()
         self.lost = asyncio.Event()
@@ -43,6 +45,7 @@ class Leadership:
         self._above = 0
         self._since = 0.0
         self._seen = LeaseSeen()
+        self._stored: Body | None = None
         self._hurry = asyncio.Event()
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
 
@@ -68,7 +71,7 @@ class Leadership:
                     await self._look()
                 return await self._act()
         except Conflict:
-            self._seen = LeaseSeen(changed=self._seen.changed)  # another one wrote: look
+            self._seen, self._stored = LeaseSeen(), None  # another one wrote: look
             return 0.0
         except (ApiError, TimeoutError) as error:  # who leads acts on: nobody else was seen to
             log.warning("the lease is out of reach", leading=bool(self.term), error=str(error) or "no answer in time")
@@ -76,10 +79,10 @@ class Leadership:
 
     async def _look(self) -> None:
         try:
-            found = await self._api.get(KINDS.LEASE, self._namespace, self._name)
+            self._stored = await self._api.get(KINDS.LEASE, self._namespace, self._name)
         except NotFound:
-            found = None
-        self._seen = lease.seen(found, self._seen, self._clock())
+            self._stored = None
+        self._seen = lease.seen(self._stored, self._seen, self._clock())
 
     async def _act(self) -> float:
         match lease.decide(self._seen, self.identity, self.term, self._above, self._clock()):
@@ -98,11 +101,21 @@ class Leadership:
 
     async def _write(self, holder: str, term: int) -> None:
         now = self._clock()
-        wanted = lease.body(
-            self._namespace, self._name, holder, term, self._seen.version, time.time(), self._since or time.time()
-        )
-        stored = await (self._api.replace(wanted) if self._seen.version else self._api.create(wanted))
+        if self._stored is None:
+            wanted = lease.new(self._namespace, self._name, await self._owners())
+            stored = await self._api.create(lease.body(wanted, holder, term, time.time(), self._since))
+        else:
+            stored = await self._api.replace(lease.body(self._stored, holder, term, time.time(), self._since))
+        self._stored = stored
         self._seen = lease.seen(stored, self._seen, now)
+
+    async def _owners(self) -> list[Body]:
+        """What the release has for owning what is made while it runs, so that the lease goes with the release."""
+        try:
+            owner = await self._api.get(KINDS.CONFIGMAP, self._namespace, self._owner)
+        except NotFound:
+            return []
+        return [{"apiVersion": "v1", "kind": "ConfigMap", "name": self._owner, "uid": owner["metadata"]["uid"]}]
 
     def _lead(self) -> None:
         if self.term != self._seen.transitions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -97,11 +97,8 @@ def seen(body: Body | None, before: LeaseSeen, now: float) -> LeaseSeen:
     )
 
 
-def body(namespace: str, name: str, holder: str, term: int, version: str, wall: float, since: float) -> dict[str, Any]:
-    """To be written over ``version`` (empty: created). ``wall`` and ``since`` (of this leadership): unix seconds."""
-    metadata: dict[str, Any] = {"namespace": namespace, "name": name}
-    if version:
-        metadata["resourceVersion"] = version
+def body(lease: Body, holder: str, term: int, wall: float, since: float) -> dict[str, Any]:
+    """``lease`` (as stored, or ``new``) with other words. ``wall`` and ``since`` (of this leadership): unix seconds."""
     spec: Mapping[str, Any] = {
         "holderIdentity": holder,
         "leaseDurationSeconds": round(DURATION) if holder else 1,
@@ -109,7 +106,16 @@ def body(namespace: str, name: str, holder: str, term: int, version: str, wall: 
         "acquireTime": _time(since),
         "renewTime": _time(wall),
     }
-    return {"apiVersion": KINDS.LEASE.api_version, "kind": KINDS.LEASE.name, "metadata": metadata, "spec": spec}
+    metadata = {key: value for key, value in lease["metadata"].items() if key != "managedFields"}
+    return {**lease, "metadata": metadata, "spec": spec}
+
+
+def new(namespace: str, name: str, owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A lease that is not stored yet."""
+    metadata: dict[str, Any] = {"namespace": namespace, "name": name}
+    if owners:
+        metadata["ownerReferences"] = list(owners)
+    return {"apiVersion": KINDS.LEASE.api_version, "kind": KINDS.LEASE.name, "metadata": metadata}
 
 
 def _time(unix: float) -> str:

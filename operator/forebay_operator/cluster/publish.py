@@ -35,8 +35,8 @@ AWAY = 4.0
 QUIET_START = 1.5
 """Seconds from the beginning of a term in which nothing is written: workers are only coming back."""
 
-SETTLED = 10.0
-"""Seconds from the beginning of a term after which nothing known means nothing known."""
+SETTLED = 11.0
+"""Seconds from the beginning of a term after which nothing known means nothing known: gateways are missed for 10."""
 
 WRITES = Counter("forebay_status_writes_total", "Writes of a function's status, by how they ended.", ["how"])
 WAITING = Gauge("forebay_status_writes_waiting", "Functions whose status is yet to be written.")

@@ -1,0 +1,132 @@
+"""What an operator does while it leads: parts of its own, and beside them status, events and worker pools."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import Counter
+
+from forebay_api.function import FunctionKey
+from forebay_operator.cluster import health
+from forebay_operator.cluster.api import Api
+from forebay_operator.cluster.config import ClusterConfig
+from forebay_operator.cluster.default_pool import DefaultPool
+from forebay_operator.cluster.events import Events
+from forebay_operator.cluster.pools import Pools
+from forebay_operator.cluster.publish import Publisher
+from forebay_operator.cluster.seen import ClusterSeen
+from forebay_operator.cluster.source import Invalid, Source, StoredFunctions
+from forebay_operator.cluster.template import POOL_LABEL, PodSettings
+from forebay_operator.cluster.watch import Watch
+from forebay_operator.control import Outcome
+from forebay_operator.decide.seen import WorkerSeen
+from forebay_operator.doors import Doors
+from forebay_operator.estate import Estate
+from forebay_operator.parts import Parts, Timing, assemble
+from forebay_operator.status import Urls
+from forebay_operator.term import Term
+from forebay_operator.together import together
+
+log = structlog.get_logger(__name__)
+
+APART = 0.25
+"""Seconds from reconciling pools to doing it again, however much happens."""
+
+AGAIN = 2.0
+"""Seconds after which a duty that failed is tried again."""
+
+ERRORS = Counter("forebay_duty_errors_total", "Duties of the leader that raised.", ["duty"])
+
+
+@dataclass(frozen=True, slots=True)
+class Doorways:
+    """``all`` is what workers and gateways come through, ``watchers`` the operator's own port for people."""
+
+    all: Doors
+    watchers: Doors
+
+
+class Leader:
+    """For one term."""
+
+    def __init__(self, config: ClusterConfig, api: Api, watch: Watch, term: Term, timing: Timing) -> None:
+        urls = Urls(config.gateway_url, config.domain)
+        settings = PodSettings(
+            namespace=config.namespace,
+            release=config.release,
+            operator=config.worker_operator,
+            image=config.worker_image,
+            pull_policy=config.worker_pull_policy,
+            pull_secrets=config.pull_secrets,
+        )
+        self._watch = watch
+        self._source = Source(lambda: watch.functions)
+        self._publisher = Publisher(api, urls, lambda: watch.functions)
+        self._events = Events(api, config.pod, lambda: watch.functions)
+        self._pools = Pools(api, settings, self._events.about)
+        self._default_pool = DefaultPool(api, config.namespace, config.release, self._events.about)
+        self._news = asyncio.Event()
+        self._parts: Parts = assemble(term, urls, timing, estate=lambda: estate(watch.seen), passed=self._passed)
+
+    async def run(self, doorways: Doorways) -> None:
+        """Until cancelled."""
+        self._parts.attend(doorways.all)
+        self._parts.attend_watchers(doorways.watchers)
+        await together(
+            self._parts.run(self._follow()),
+            self._publisher.run(),
+            self._events.run(),
+            duty("pools", self._keep_pools, self._news, APART),
+            duty("default pool", self._default_pool.keep, asyncio.Event(), APART),
+        )
+
+    def changed(self) -> None:
+        """The watch shows something else."""
+        self._source.changed()
+        self._publisher.look(self._watch.touched())
+        self._parts.alarm.within(0.0)
+        self._news.set()
+
+    async def _follow(self) -> AsyncIterator[StoredFunctions]:
+        invalid: Mapping[FunctionKey, Invalid] = {}
+        async for stored in self._source.follow():
+            yield stored
+            if stored.invalid != invalid:  # they make no difference to passes
+                invalid = stored.invalid
+                self._publisher.take(self._parts.control.outcome, stored.invalid)
+
+    def _passed(self, outcome: Outcome) -> None:
+        self._publisher.take(outcome, self._source.stored.invalid)
+        self._events.take(outcome)
+        self._news.set()
+
+    async def _keep_pools(self, now: float) -> float | None:
+        workers: dict[str, WorkerSeen] = {worker.name: worker.seen for worker in self._parts.fleet.workers.values()}
+        return await self._pools.reconcile(self._watch.seen, workers, now)
+
+
+def estate(seen: ClusterSeen) -> Estate:
+    """What pods say of their workers. A worker is called as its pod."""
+    pools = {name: str((body["metadata"].get("labels") or {}).get(POOL_LABEL, "")) for name, body in seen.pods.items()}
+    return Estate(pools, health.unhealthy(seen.pods.values()))
+
+
+async def duty(name: str, keep: Callable[[float], Awaitable[float | None]], news: asyncio.Event, apart: float) -> None:
+    """Call ``keep(now)`` for ever: when there are news, and when it last said (unix seconds)."""
+    while True:
+        news.clear()
+        try:
+            due = await keep(time.time())
+        except Exception:  # the border of the duty: whatever it is, the next time may go well
+            ERRORS.labels(name).inc()
+            log.exception("a duty failed", duty=name)
+            due = time.time() + AGAIN
+        await asyncio.sleep(apart)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if due is None else max(0.0, due - time.time())):
+                await news.wait()
