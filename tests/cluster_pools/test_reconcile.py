@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster_pools.store import CREATED, Store, node_body, pool_body
-from forebay_operator.cluster.api import ApiError, Unreachable
+from forebay_operator.cluster.api import ApiError, Conflict, Unreachable
 from forebay_operator.cluster.kinds import KINDS
 from forebay_operator.cluster.pools import REFUSED, RETRY, Pools
 from forebay_operator.cluster.seen import ClusterSeen
@@ -289,6 +289,13 @@ async def test_a_claim_that_a_person_made_meanwhile_is_used(stand: Stand) -> Non
     )
     await stand.turn(before)
     assert len(stand.store.names(KINDS.POD)) == 4
+
+
+async def test_a_conflict_that_is_none_of_names_is_asked_again_later(stand: Stand) -> None:
+    stand.store.failures["create", "Pod"] = Conflict(409, "Conflict", "a namespace is being terminated")
+    _, due = await stand.turn()
+    assert due == NOW + REFUSED
+    assert stand.condition("Stalled")[1:] == ("PodsRefused", "a namespace is being terminated")
 
 
 async def test_a_pool_that_is_being_deleted_is_left_to_kubernetes(stand: Stand) -> None:

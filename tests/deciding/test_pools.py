@@ -39,7 +39,9 @@ CLAIMS = (ClaimSeen("p-a", "pool-uid"), ClaimSeen("p-b", "pool-uid"))
 
 
 def pod(name: str = "p-a-0", **changes: object) -> PodSeen:
-    usual = PodSeen(name, f"{name}-uid", "pool-uid", name.split("-")[1], GPU, "new", created=NOW - 5000, ready=True)
+    usual = PodSeen(
+        name, f"{name}-uid", "pool-uid", name.split("-")[1], frozenset((GPU,)), "new", created=NOW - 5000, ready=True
+    )
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
@@ -378,6 +380,11 @@ def test_an_operator_to_which_nobody_is_attached_yet_replaces_none() -> None:
 def test_old_pods_that_never_started_are_replaced_at_once() -> None:
     pods = [old("p-a-0", ready=False), old("p-a-1", ready=False)]
     assert {name for name, _ in deleted(plan(*pods))} == {"p-a-0", "p-a-1"}
+
+
+def test_what_does_nothing_is_replaced_before_any_other() -> None:
+    sick = old("p-a-0", sick=True)
+    assert deleted(plan(sick, old("p-a-1"))) == [("p-a-0", Why.OUTDATED)]
 
 
 def test_a_sick_device_holds_up_nobody() -> None:

@@ -67,7 +67,7 @@ class World:
         assert not node.cordoned
         self.made += 1
         self.pods[step.name] = PodSeen(
-            step.name, f"u{self.made}", pool.uid, step.node, GPU, pool.template, created=self.now
+            step.name, f"u{self.made}", pool.uid, step.node, frozenset((GPU,)), pool.template, created=self.now
         )
         here = [pod for pod in self.pods.values() if pod.node == step.node]
         assert len([pod for pod in here if pod.owner == pool.uid]) <= pool.gpus_per_node

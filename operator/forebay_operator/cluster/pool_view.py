@@ -73,8 +73,7 @@ def pod_seen(body: Body) -> PodSeen:
         uid=metadata.get("uid", ""),
         owner=owner_uid(body),
         node=pods.node_of(body),
-        # Extended resources have a domain, and ours asks for one only.
-        resource=next((name for name in sorted(limits) if "/" in name), ""),
+        resources=frozenset(limits),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
         created=unix_seconds(metadata.get("creationTimestamp")),
         ready=_condition(status, "Ready").get("status") == "True",

@@ -56,15 +56,15 @@ class NodeSeen:
 
 @dataclass(frozen=True, slots=True)
 class PodSeen:
-    """``owner``: uid of its controller; ``node``: where it must run; ``created``: unix seconds; ``dead``: it ended for
-    good and its name is all that is left; ``leaving``: told to end; ``sick``: its device is reported unhealthy;
-    ``trouble``: (reason, message) of what keeps it from running."""
+    """``owner``: uid of its controller; ``node``: where it must run; ``resources``: names of what it takes there;
+    ``created``: unix seconds; ``dead``: it ended for good and its name is all that is left; ``leaving``: told to end;
+    ``sick``: its device is reported unhealthy; ``trouble``: (reason, message) of what keeps it from running."""
 
     name: str
     uid: str
     owner: str
     node: str
-    resource: str
+    resources: frozenset[str]
     template: str
     created: float = 0.0
     ready: bool = False

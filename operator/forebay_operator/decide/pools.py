@@ -6,9 +6,9 @@ many may be down at a time, over the whole pool:
 
     maxUnavailable ≥ told to end + expected and not serving + deleted now
 
-A pod that does nothing anyway is not spared. One on a node that does not answer is neither counted nor touched: it may
-run on, and is adopted when the node is back. A node that is gone takes its pods along (Kubernetes removes them), and so
-does a pool: pods and claims are owned by it.
+A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. One on a node that
+does not answer is neither counted nor touched: it may run on, and is adopted when the node is back. A node that is gone
+takes its pods along (Kubernetes removes them), and so does a pool: pods and claims are owned by it.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def next_pool_steps(seen: PoolsSeen, now: float) -> PoolPlan:
     """What to do now, in this order. Each step may be carried out twice without harm."""
     draft = _Draft(
         names={pod.name for pod in seen.pods},
-        devices=Counter((pod.node, pod.resource) for pod in seen.pods if not pod.dead),
+        devices=Counter((pod.node, name) for pod in seen.pods if not pod.dead for name in pod.resources),
     )
     counts = {}
     for pool in sorted(seen.pools, key=lambda pool: pool.name):
@@ -165,19 +165,21 @@ def next_pool_steps(seen: PoolsSeen, now: float) -> PoolPlan:
 
 def _sites(seen: PoolsSeen, pool: PoolSeen, draft: _Draft) -> list[_Site]:
     claims = {claim.name: claim for claim in seen.claims}
-    return [
-        _site(pool, node, seen.pods, claims, draft.devices) for node in sorted(seen.nodes, key=lambda node: node.name)
-    ]
+    by_node: dict[str, list[PodSeen]] = {}
+    for pod in seen.pods:
+        if pod.owner == pool.uid:
+            by_node.setdefault(pod.node, []).append(pod)
+    nodes = sorted(seen.nodes, key=lambda node: node.name)
+    return [_site(pool, node, by_node.get(node.name, []), claims, draft.devices) for node in nodes]
 
 
 def _site(
     pool: PoolSeen,
     node: NodeSeen,
-    pods: Iterable[PodSeen],
+    here: Sequence[PodSeen],
     claims: Mapping[str, ClaimSeen],
     devices: Mapping[tuple[str, str], int],
 ) -> _Site:
-    here = [pod for pod in pods if pod.owner == pool.uid and pod.node == node.name]
     name = claim_name(pool.name, node.name)
     claim = claims.get(name)
     usable = claim is None or (not claim.leaving and claim.owner in ("", pool.uid))
@@ -227,7 +229,7 @@ def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], loads: Mappin
     stuck = [pod for pod in lagging if not pod.ready and (pod.restarts or pod.trouble)]
 
     # What cannot run stops an update, which may be why it cannot, but no shrinking, which may be the cure.
-    down = busy + len(lagging) - len(stuck)
+    down = busy + len(going) + len(lagging) - len(stuck)
     spare = max(0, pool.max_unavailable - down)
     for pod in _least_loaded([pod for pod in surplus if pod not in going], loads)[:spare]:
         going[pod] = Why.SURPLUS
