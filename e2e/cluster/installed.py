@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +99,15 @@ class Installed:
             )
             for pod in self.pods(component)
         }
+
+
+def answered(url: str) -> int:
+    """HTTP status of a GET."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def given() -> Installed:

@@ -1,14 +1,13 @@
-"""A function's life: applied, called from zero, shared, pinned, corrected, changed, deleted; real kubelets, real model."""
+"""A function's life: applied, called from zero, shared, pinned, corrected, changed, deleted; with the real model."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-import httpx
 import openai
 import pytest
-from cluster.installed import Installed
+from cluster.installed import Installed, answered
 from cluster.watching import states
 
 from cluster import kube
@@ -80,11 +79,8 @@ async def test_scale_pins_and_delete_frees(forebay: Installed, real: Reference) 
         assert refused.value.status_code == 503
     url = forebay.look("pinned")["status"]["url"]
     forebay.remove("pinned")
-    async with httpx.AsyncClient(timeout=10) as raw:
-        kube.until(
-            lambda: httpx.get(f"{url}/v1/models", timeout=10).status_code, lambda status: status == 404, "it is unknown"
-        )
-        assert (await raw.get(url.removesuffix("/default/pinned") + "/ready")).status_code == 200
+    kube.until(lambda: answered(f"{url}/v1/models"), lambda status: status == 404, "it is unknown")
+    assert answered(f"{url.removesuffix('/default/pinned')}/ready") == 200
 
 
 async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, real: Reference) -> None:
@@ -107,14 +103,14 @@ async def test_a_changed_uri_is_served_without_a_gap(forebay: Installed, real: R
     """From 32-bit to 16-bit numbers and back: other holdings of the same model. Every call on the way is answered."""
     forebay.apply("moving", model={"dtype": "float32"})
     forebay.ready("moving")
-    answered, stop = 0, asyncio.Event()
+    answers, stop = 0, asyncio.Event()
 
     async def keep_asking() -> None:
-        nonlocal answered
+        nonlocal answers
         async with forebay.client("moving") as client:
             while not stop.is_set():
                 assert await chat(client, "moving", OTHER, max_tokens=FEW)
-                answered += 1
+                answers += 1
 
     asking = asyncio.create_task(keep_asking())
     try:
@@ -135,7 +131,7 @@ async def test_a_changed_uri_is_served_without_a_gap(forebay: Installed, real: R
     finally:
         stop.set()
         await asking
-    assert answered > 0
+    assert answers > 0
 
 
 async def test_a_stream_comes_in_pieces(forebay: Installed, real: Reference) -> None:

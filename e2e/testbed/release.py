@@ -16,7 +16,7 @@ from typing import Any
 
 from testbed import gpus, images, trees
 from testbed.cluster import Cluster
-from testbed.shell import run
+from testbed.shell import Failed, ran, run
 
 CHART = trees.ROOT / "deploy" / "helm" / "forebay"
 NAMESPACE, NAME = "forebay-system", "forebay"
@@ -105,11 +105,27 @@ def install(cluster: Cluster, settings: Settings, helm: str = "helm") -> None:
     """Install or upgrade the release and wait until operator and gateway are there. Raises `Failed`."""
     file = cluster.state / "values.json"
     file.write_text(json.dumps(values(settings), indent=1))
-    run(
-        helm, "upgrade", "--install", NAME, CHART, "--namespace", NAMESPACE, "--create-namespace",
-        "--values", file, "--wait", f"--timeout={HELM_LIMIT:g}s",
-        limit=HELM_LIMIT + 30, env=_environment(cluster),
-    )  # fmt: skip
+    try:
+        run(
+            helm, "upgrade", "--install", NAME, CHART, "--namespace", NAMESPACE, "--create-namespace",
+            "--values", file, "--wait", f"--timeout={HELM_LIMIT:g}s",
+            limit=HELM_LIMIT + 30, env=_environment(cluster),
+        )  # fmt: skip
+    except Failed as error:
+        raise Failed(f"{error}\n{unwell()}") from error
+
+
+def unwell() -> str:
+    """Pods of the release that are not Ready, and the last that they said."""
+    told = [run("kubectl", "get", "pods", "-n", NAMESPACE, "-o", "wide")]
+    for pod in json.loads(run("kubectl", "get", "pods", "-n", NAMESPACE, "-o", "json"))["items"]:
+        conditions = {found["type"]: found for found in pod["status"].get("conditions", ())}
+        if conditions.get("Ready", {}).get("status") != "True":
+            name = pod["metadata"]["name"]
+            about = ("events", "-n", NAMESPACE, f"--for=pod/{name}")
+            said = ran("kubectl", "logs", "-n", NAMESPACE, name, "--tail=15", limit=20)
+            told += [f"--- {name}", ran("kubectl", *about, limit=20).stdout[-1500:], said.stdout[-3000:] or said.stderr]
+    return "\n".join(told)
 
 
 def uninstall(cluster: Cluster, helm: str = "helm") -> None:

@@ -1,0 +1,111 @@
+"""The operator and the API server go away: nobody who calls a function notices, and no worker is restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster.asking import answering
+from cluster.installed import Installed
+from testbed.cluster import Cluster
+
+from cluster import kube
+
+if TYPE_CHECKING:
+    from local.reference import Reference
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+
+API_AWAY = 60.0
+TAKE_OVER, CLEAN_TAKE_OVER = 12.0, 3.0
+"""Seconds until a standby leads: after a kill, after a stop. kubectl's own time to look is added."""
+LOOK = 2.0
+
+
+async def ready(forebay: Installed, name: str) -> None:
+    await asyncio.to_thread(forebay.apply, name)
+    await asyncio.to_thread(forebay.ready, name)
+
+
+def new_leader(forebay: Installed, old: str, limit: float) -> str:
+    return kube.until(forebay.leader, lambda leader: leader not in ("", old), "another operator leads", limit)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 20], ids=["held at zero", "loading", "serving"])
+async def test_the_operator_is_killed(bed: Cluster, forebay: Installed, real: Reference, pieces: int) -> None:
+    await ready(forebay, "survivor")
+    before = forebay.identities("worker")
+    leader = forebay.leader()
+    async with answering(forebay, "survivor", real) as (answer,):
+        await answer.reaches(pieces)
+        await asyncio.to_thread(kube.delete, "pod", leader, forebay.namespace, wait=False, grace=0)
+    await asyncio.to_thread(forebay.settled, "operator", 2)
+    assert forebay.identities("worker") == before
+
+
+async def test_the_standby_takes_over_at_once_after_a_clean_stop(bed: Cluster, forebay: Installed) -> None:
+    leader = forebay.leader()
+    terms = kube.get("lease", f"{forebay.name}-operator", forebay.namespace)["spec"]["leaseTransitions"]
+    kube.delete("pod", leader, forebay.namespace, wait=False)
+    new_leader(forebay, leader, CLEAN_TAKE_OVER + LOOK)
+    lease = kube.get("lease", f"{forebay.name}-operator", forebay.namespace)
+    assert lease["spec"]["leaseTransitions"] > terms, "the leader's term grows"
+    forebay.settled("operator", 2)
+
+
+async def test_the_standby_takes_over_after_a_kill(bed: Cluster, forebay: Installed) -> None:
+    leader = forebay.leader()
+    kube.delete("pod", leader, forebay.namespace, wait=False, grace=0)
+    new_leader(forebay, leader, TAKE_OVER + LOOK)
+    forebay.settled("operator", 2)
+
+
+async def test_the_api_server_stops_for_a_minute(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    await ready(forebay, "steady")
+    before = forebay.identities("worker")
+    url = forebay.look("steady")["status"]["url"]
+    async with answering(forebay, "steady", real) as (answer,):
+        await answer.reaches(1)
+        await asyncio.to_thread(bed.daemons.stop, "kube-apiserver")
+        away_until = time.monotonic() + API_AWAY
+        try:
+            while time.monotonic() < away_until:  # new calls too
+                async with answering(forebay, "steady", real, urls=(url,)):
+                    pass
+        finally:
+            bed.daemons.start_again("kube-apiserver")
+            await asyncio.to_thread(bed.daemons.wait, "kube-apiserver", bed.control.ready)
+    assert forebay.identities("worker") == before
+    await ready(forebay, "afterwards")  # it sees changes again
+
+
+async def test_another_writer_of_the_status_is_overruled(forebay: Installed) -> None:
+    await ready(forebay, "disputed")
+    wrong = '{"status": {"state": "Failed", "readyReplicas": 7}}'
+    patch = ("patch", "llmfn", "disputed", "-n", forebay.home, "--subresource=status", "--type=merge", "-p", wrong)
+    kube.kubectl(*patch, "--field-manager=somebody-else")
+    kube.until(
+        lambda: forebay.look("disputed"),
+        lambda body: (body["status"]["state"], body["status"]["readyReplicas"]) == ("Idle", 0),
+        "the status is the operator's again",
+    )
+
+
+async def test_watches_begin_anew_after_410_gone(bed: Cluster, forebay: Installed) -> None:
+    """The history that watches would go on from is compacted away while the API server is down."""
+    await ready(forebay, "early")
+    revision = int(forebay.look("early")["metadata"]["resourceVersion"])
+    for number in range(5):
+        kube.kubectl("annotate", "llmfn/early", "-n", forebay.home, f"count={number}", "--overwrite")
+    latest = int(forebay.look("early")["metadata"]["resourceVersion"])
+    assert latest > revision
+    bed.daemons.stop("kube-apiserver")
+    compact = f'{{"revision": {latest}, "physical": true}}'
+    bed.control.run("curl", "-sf", "-m", "10", "-d", compact, "http://127.0.0.1:2379/v3/kv/compaction")
+    bed.daemons.start_again("kube-apiserver")
+    bed.daemons.wait("kube-apiserver", bed.control.ready)
+    await ready(forebay, "late")
+    forebay.remove("early")
+    await ready(forebay, "later")

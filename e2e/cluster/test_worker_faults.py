@@ -1,0 +1,173 @@
+"""Workers, gateways and nodes go away while answers stream: the same tokens, each once, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster.asking import answering
+from cluster.installed import Installed
+from cluster.kube import Body
+from testbed import gpus
+from testbed.cluster import Cluster
+
+from cluster import kube
+
+if TYPE_CHECKING:
+    from local.reference import Reference
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+
+WORKERS_BACK = 240.0
+
+
+async def serving(forebay: Installed, name: str, workers: int = 2) -> None:
+    await asyncio.to_thread(forebay.settled, "worker", workers, WORKERS_BACK)
+    await asyncio.to_thread(forebay.apply, name)
+    await asyncio.to_thread(forebay.ready, name)
+
+
+def container(pod: Body) -> list[int]:
+    """The processes of a pod on this machine, the oldest first: its containers live in our process namespace."""
+    mine, uid = [], f"FOREBAY_POD_UID={pod['metadata']['uid']}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if uid in (folder / "environ").read_bytes().split(b"\0"):
+                mine.append(int(folder.name))
+        except OSError:
+            continue
+    return sorted(mine)
+
+
+@pytest.mark.parametrize("grace", [0, None], ids=["at once", "with its grace"])
+async def test_a_worker_is_deleted(bed: Cluster, forebay: Installed, real: Reference, grace: int | None) -> None:
+    await serving(forebay, "alive")
+    for pod in forebay.pods("worker"):
+        name = pod["metadata"]["name"]
+        async with answering(forebay, "alive", real, count=2) as answers:
+            await answers[0].reaches(10)
+            await asyncio.to_thread(kube.delete, "pod", name, forebay.namespace, wait=False, grace=grace)
+        back = await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
+        assert name in {pod["metadata"]["name"] for pod in back}, "names are deterministic"
+
+
+async def test_a_worker_is_killed_by_the_kernel(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    """As when memory is short: SIGKILL to all of its container."""
+    await serving(forebay, "alive")
+    for pod in forebay.pods("worker"):
+        async with answering(forebay, "alive", real, count=2) as answers:
+            await answers[0].reaches(10)
+            for process in container(pod):
+                os.kill(process, signal.SIGKILL)
+        again = await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
+        (same,) = [found for found in again if found["metadata"]["name"] == pod["metadata"]["name"]]
+        assert same["metadata"]["uid"] == pod["metadata"]["uid"], "the kubelet restarts the container, nobody the pod"
+
+
+async def test_a_kubelet_restarts(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    await serving(forebay, "alive")
+    before = forebay.identities("worker")
+    async with answering(forebay, "alive", real) as (answer,):
+        await answer.reaches(10)
+        await asyncio.to_thread(bed.daemons.stop, "node1/kubelet", signal.SIGKILL)
+        await asyncio.sleep(1)
+        bed.daemons.start_again("node1/kubelet")
+        await asyncio.to_thread(bed.node("node1").wait)
+    assert forebay.identities("worker") == before
+
+
+@pytest.fixture
+def plugged(bed: Cluster) -> Iterator[Cluster]:
+    """All cables are in afterwards."""
+    yield bed
+    for node in bed.nodes:
+        node.plug(connected=True)
+
+
+@pytest.mark.parametrize("victim", ["node1", "node2"])
+async def test_a_cable_is_pulled_and_put_back(
+    plugged: Cluster, forebay: Installed, real: Reference, victim: str
+) -> None:
+    """Callers of the other node's gateway see a pause, if anything. The pods of the lost node are adopted later."""
+    await serving(forebay, "alive")
+    before = forebay.identities("worker")
+    urls = gateways(forebay, "alive", without=victim)
+    async with answering(forebay, "alive", real, count=2, urls=urls) as answers:
+        await answers[0].reaches(10)
+        plugged.node(victim).plug(connected=False)
+        kube.until(
+            lambda: kube.get("node", victim), lambda node: kube.condition(node, "Ready") == "Unknown", "it is missed"
+        )
+    plugged.node(victim).plug(connected=True)
+    await asyncio.to_thread(plugged.node(victim).wait)
+    await asyncio.to_thread(forebay.settled, "worker", 2)
+    assert forebay.identities("worker") == before
+    async with answering(forebay, "alive", real):
+        pass
+
+
+async def test_a_gateway_is_killed(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    await serving(forebay, "alive")
+    killed, kept = forebay.settled("gateway", 2)
+    (url,) = gateways(forebay, "alive", without=killed["spec"]["nodeName"])
+    async with answering(forebay, "alive", real, count=2, urls=(url,)) as answers:
+        await answers[0].reaches(10)
+        name = killed["metadata"]["name"]
+        await asyncio.to_thread(kube.delete, "pod", name, forebay.namespace, wait=False, grace=0)
+    back = await asyncio.to_thread(forebay.settled, "gateway", 2)
+    assert kept["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in back}
+
+
+async def test_a_gpu_falls_ill(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    """Its worker gets nothing more to do; the other answers."""
+    await serving(forebay, "alive")
+    for pod in forebay.pods("worker"):
+        node = bed.node(pod["spec"]["nodeName"])
+        device = await asyncio.to_thread(held, forebay, pod["metadata"]["name"])
+        try:
+            async with answering(forebay, "alive", real, count=2) as answers:
+                await answers[0].reaches(10)
+                gpus.set_health(node, device, healthy=False)
+            async with answering(forebay, "alive", real):
+                pass
+        finally:
+            gpus.set_health(node, device, healthy=True)
+        await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
+
+
+def held(forebay: Installed, name: str) -> int:
+    """The number of the device that a worker holds."""
+
+    def devices(pod: Body) -> list[Body]:
+        statuses = pod["status"].get("containerStatuses", [{}])
+        return [found for status in statuses for found in status.get("allocatedResourcesStatus", ())]
+
+    pod = kube.until(lambda: kube.get("pod", name, forebay.namespace), devices, f"{name} names its device")
+    return int(str(devices(pod)[0]["resources"][0]["resourceID"]).rpartition("-")[2])
+
+
+async def test_a_node_is_drained_under_load(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    await serving(forebay, "alive")
+    try:
+        for node in ("node1", "node2"):
+            async with answering(forebay, "alive", real, count=4) as answers:
+                await answers[0].reaches(5)
+                drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
+                await asyncio.to_thread(kube.kubectl, *drain, limit=200)
+            kube.kubectl("uncordon", node)
+            await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
+    finally:
+        for node in ("node1", "node2"):
+            kube.kubectl("uncordon", node)
+
+
+def gateways(forebay: Installed, name: str, *, without: str) -> tuple[str, ...]:
+    """Addresses of ``name`` at the gateways that are not on a node."""
+    pods = [pod for pod in forebay.pods("gateway") if pod["spec"]["nodeName"] != without]
+    assert pods, f"all gateways are on {without}"
+    return tuple(f"http://{pod['status']['podIP']}:8080/{forebay.home}/{name}" for pod in pods)
