@@ -37,7 +37,7 @@ class Plane:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kubeconfig = folder / "kubeconfig"
-        self.port, self._etcd_port, self._peer_port = _free_ports(3)
+        self.port, self._etcd_port, self._peer_port = free_ports(3)
         self.url = f"https://127.0.0.1:{self.port}"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._context = ssl.create_default_context()
@@ -64,12 +64,12 @@ class Plane:
         raise AssertionError((self.folder / "kube-apiserver.log").read_text()[-3000:])
 
     def stop(self) -> None:
-        """The API server alone."""
-        self._end("kube-apiserver")
+        """The API server alone, at once: it would wait for watches to end."""
+        self._end("kube-apiserver", signal.SIGKILL)
 
     def down(self) -> None:
-        for name in list(self._daemons):
-            self._end(name)
+        for name in reversed(list(self._daemons)):
+            self._end(name, signal.SIGKILL)  # nothing here is worth a long good-bye
         shutil.rmtree(self.folder / "etcd", ignore_errors=True)
 
     def request(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
@@ -97,9 +97,9 @@ class Plane:
                 [str(BINARIES / name), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
-    def _end(self, name: str) -> None:
+    def _end(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         daemon = self._daemons.pop(name)
-        daemon.send_signal(signal.SIGTERM)
+        daemon.send_signal(number)
         try:
             daemon.wait(10)
         except subprocess.TimeoutExpired:
@@ -169,7 +169,7 @@ def _token_key(folder: Path) -> None:
     (folder / "sa.pub").write_bytes(shown)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

@@ -34,6 +34,7 @@ BACKOFFS = (0.2, 0.5, *(1.0,) * 8)
 
 # It repeats for each watch and second what ``Watch`` says once: that the API server is out of reach.
 logging.getLogger("kopf").setLevel(logging.WARNING)
+logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it misses signals, which are ours
 logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
 
 ENDS = Counter("forebay_watch_restarts_total", "Watches that ended and were begun anew.", ["scope"])

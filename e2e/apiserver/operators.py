@@ -1,0 +1,113 @@
+"""Operators as processes, each with ports of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import plane
+
+from forebay_wire.v1 import view_pb2, view_pb2_grpc
+
+NAMESPACE = "forebay-system"
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/forebay-operator"
+PATIENCE = 30.0
+
+
+def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """What ``what`` gives once it is true. Raises AssertionError."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s")
+        time.sleep(0.05)
+    return found
+
+
+class Operator:
+    def __init__(self, api: plane.Plane, name: str, **environ: str) -> None:
+        self.name = name
+        self.log = api.folder / f"{name}.log"
+        self.grpc, self.view, self.health, self.metrics_port = plane.free_ports(4)
+        self._environ = {
+            **os.environ,
+            "KUBECONFIG": str(api.kubeconfig),
+            "POD_NAME": name,
+            "POD_NAMESPACE": NAMESPACE,
+            "FOREBAY_RELEASE": "forebay",
+            "FOREBAY_OPERATOR": f"127.0.0.1:{self.grpc}",
+            "FOREBAY_VIEW": f"127.0.0.1:{self.view}",
+            "FOREBAY_HEALTH_PORT": str(self.health),
+            "FOREBAY_METRICS_PORT": str(self.metrics_port),
+            **environ,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Operator:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "forebay_operator", "--cluster"], env=self._environ, stderr=log, stdout=log
+            )
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.send(number)
+        return self.process.wait(30)
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def count(self, metric: str, **labels: str) -> float:
+        """Sum of a metric's samples that have these labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line for line in lines if line.split("{")[0].split(" ")[0] == metric]
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found if all(part in line for part in wanted))
+
+    def leads(self) -> bool:
+        try:
+            return self.count("forebay_leading") == 1
+        except OSError:  # it does not listen yet
+            return False
+
+    def shows(self, port: int) -> str | grpc.StatusCode:
+        """The view, or how it was refused."""
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                stream = view_pb2_grpc.ViewStub(channel).Watch(view_pb2.ViewRequest(once=True), timeout=5)
+                return str(next(iter(stream)).json)
+            except grpc.RpcError as error:
+                return error.code()  # type: ignore[no-any-return,attr-defined]
+
+    def logged(self) -> str:
+        return self.log.read_text()
+
+
+def holder(api: plane.Plane) -> str:
+    """The pod that leads, empty: none."""
+    try:
+        return str(api.request("GET", LEASE)["spec"].get("holderIdentity") or "").rpartition("_")[0]
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return ""
+        raise

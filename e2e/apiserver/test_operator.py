@@ -1,0 +1,210 @@
+"""The operator as a process and a real API server: one leads, another takes over, nothing is written twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import plane
+import pytest
+import yaml
+from operators import LEASE, NAMESPACE, Operator, holder, until
+
+from forebay_api.conditions import ConditionType
+
+ROOT = Path(__file__).parents[2]
+FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+MANY = 300
+
+pytestmark = pytest.mark.skipif(not plane.available(), reason="no kube-apiserver: run `make testbed`")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[plane.Plane]:
+    with plane.running(tmp_path_factory.mktemp("plane")) as found:
+        for name in ("llmfunctions", "workerpools"):
+            kind = yaml.safe_load((ROOT / "crds" / f"{name}.yaml").read_text())
+            found.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind['metadata']['name']}", kind)
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        found.request("POST", "/api/v1/namespaces", namespace)
+        yield found
+
+
+@pytest.fixture
+def start(api: plane.Plane) -> Iterator[Any]:
+    """Makes and starts operators; nothing of them or of functions is left to the next test."""
+    started: list[Operator] = []
+
+    def begin(name: str, **environ: str) -> Operator:
+        started.append(Operator(api, name, **environ).start())
+        return started[-1]
+
+    yield begin
+    for operator in started:
+        operator.end(signal.SIGKILL)
+    with contextlib.suppress(urllib.error.HTTPError):
+        api.request("DELETE", LEASE)
+    api.request("DELETE", FUNCTIONS)
+
+
+def function(name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "default"}
+    spec = {"model": {"uri": "file:///models/a"}, **spec}
+    return {"apiVersion": "forebay.dev/v1alpha1", "kind": "LLMFunction", "metadata": metadata, "spec": spec}
+
+
+def apply(api: plane.Plane, name: str, **spec: Any) -> None:
+    api.apply(f"{FUNCTIONS}/{name}", function(name, **spec))
+
+
+def status(api: plane.Plane, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.request("GET", f"{FUNCTIONS}/{name}").get("status") or {}
+    return found
+
+
+def condition(api: plane.Plane, name: str, kind: str) -> dict[str, Any]:
+    found = {entry["type"]: entry for entry in status(api, name).get("conditions") or ()}
+    return found.get(kind) or {}
+
+
+def test_without_workers_a_function_has_every_condition(api: plane.Plane, start: Any) -> None:
+    apply(api, "alone")
+    operator = start("op-a")
+    until(lambda: status(api, "alone").get("conditions"))
+    found = status(api, "alone")
+    assert {entry["type"] for entry in found["conditions"]} == {kind.value for kind in ConditionType}
+    ready = condition(api, "alone", "Ready")
+    assert (ready["status"], ready["reason"], ready["observedGeneration"]) == ("Unknown", "NoWorker", 1)
+    assert found["url"] == "http://forebay-gateway.forebay-system.svc/default/alone"
+    assert (found["replicas"], found["state"], found["selector"]) == (0, "Idle", "forebay.dev/pool=default")
+    assert operator.ready()
+    apply(api, "alone", suspend=True)
+    until(lambda: condition(api, "alone", "Ready").get("reason") == "Suspended")
+    assert status(api, "alone")["observedGeneration"] == 2
+    told = until(lambda: [event for event in api.request("GET", EVENTS)["items"] if event["reason"] == "Suspended"])
+    assert told[0]["regarding"]["name"] == "alone"
+    assert operator.end() == 0
+
+
+def test_a_restart_changes_no_status(api: plane.Plane, start: Any) -> None:
+    apply(api, "kept")
+    first = start("op-a")
+    until(lambda: condition(api, "kept", "ScalingActive").get("status") == "True")
+    before = api.request("GET", f"{FUNCTIONS}/kept")
+    first.end()
+    second = start("op-b")
+    until(second.ready)
+    until(second.leads)
+    time.sleep(13)  # longer than anything waits before it is written
+    after = api.request("GET", f"{FUNCTIONS}/kept")
+    assert before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+    assert second.count("forebay_api_requests_total", verb="apply") == 0
+
+
+def test_of_two_one_acts_and_the_other_takes_over(api: plane.Plane, start: Any) -> None:
+    apply(api, "one")
+    first = start("op-a")
+    until(lambda: holder(api) == "op-a")
+    second = start("op-b")
+    until(second.ready)
+    until(first.ready)
+    assert not second.leads()
+    assert second.shows(second.grpc) is second.shows(second.view) is grpc.StatusCode.UNAVAILABLE
+    for port in (first.grpc, first.view):
+        assert json.loads(str(first.shows(port)))["operator"]["term"] == 1
+    began = time.monotonic()
+    first.end(signal.SIGKILL)
+    until(second.leads, 12.0)  # the promise of a standby: it is a limit, no measurement
+    print(f"a killed leader was followed after {time.monotonic() - began:.1f} s")
+    assert json.loads(str(second.shows(second.grpc)))["operator"]["term"] == 2
+    apply(api, "two")
+    until(lambda: status(api, "two").get("conditions"))
+    third = start("op-c")
+    until(third.ready)
+    began = time.monotonic()
+    second.send(signal.SIGTERM)
+    until(third.leads, 3.0)
+    print(f"a leader that stopped was followed after {time.monotonic() - began:.1f} s")
+    assert second.end() == 0
+    assert json.loads(str(third.shows(third.grpc)))["operator"]["term"] == 3
+    assert holder(api) == "op-c"
+
+
+def test_who_sees_another_leader_steps_down_and_waits(api: plane.Plane, start: Any) -> None:
+    operator = start("op-a")
+    until(lambda: holder(api) == "op-a")
+    until(operator.leads)
+    lease = api.request("GET", LEASE)
+    spec = {**lease["spec"], "holderIdentity": "op-x_00000000", "leaseTransitions": 7}
+    api.request("PATCH", LEASE, {"spec": spec}, "application/merge-patch+json")
+    until(lambda: not operator.leads())
+    until(lambda: operator.shows(operator.grpc) is grpc.StatusCode.UNAVAILABLE)
+    until(operator.leads)  # op-x never renews
+    assert (
+        json.loads(str(until(lambda: isinstance(found := operator.shows(operator.grpc), str) and found)))["operator"][
+            "term"
+        ]
+        == 8
+    )
+
+
+def test_while_the_api_server_is_away_the_leader_leads_on(api: plane.Plane, start: Any) -> None:
+    apply(api, "before")
+    apply(api, "deleted")
+    operator = start("op-a")
+    until(lambda: status(api, "deleted").get("conditions"))
+    api.stop()
+    time.sleep(12)  # longer than the lease
+    shown = json.loads(str(operator.shows(operator.grpc)))
+    assert {entry["name"] for entry in shown["functions"]} == {"before", "deleted"}
+    assert operator.leads()
+    api.start()
+    until(lambda: holder(api) == "op-a")
+    api.request("DELETE", f"{FUNCTIONS}/deleted")
+    apply(api, "after")
+    until(lambda: status(api, "after").get("conditions"))
+    names = {entry["name"] for entry in json.loads(str(operator.shows(operator.grpc)))["functions"]}
+    assert names == {"before", "after"}
+    assert json.loads(str(operator.shows(operator.grpc)))["operator"]["term"] == 1
+
+
+def test_what_another_writer_does_to_a_status_is_put_right(api: plane.Plane, start: Any) -> None:
+    apply(api, "fought")
+    start("op-a")
+    until(lambda: condition(api, "fought", "Ready"))
+    since = condition(api, "fought", "Ready")["lastTransitionTime"]
+    other = {**function("fought"), "status": {"state": "Serving", "readyReplicas": 9}}
+    del other["spec"]
+    api.apply(f"{FUNCTIONS}/fought/status", other, manager="somebody-else")
+    until(lambda: status(api, "fought")["state"] == "Idle" and status(api, "fought")["readyReplicas"] == 0)
+    assert condition(api, "fought", "Ready")["lastTransitionTime"] == since
+
+
+def test_many_functions_cost_few_calls(api: plane.Plane, start: Any) -> None:
+    operator = start("op-a")
+    until(operator.leads)
+    time.sleep(12)  # what is said at the beginning of a term may be put right once
+    began = time.monotonic()
+    for number in range(MANY):
+        apply(api, f"f{number}")
+    written = until(lambda: all(item.get("status") for item in api.request("GET", FUNCTIONS)["items"]))
+    print(f"{MANY} functions have a status after {time.monotonic() - began:.1f} s")
+    assert written
+    time.sleep(3)
+    assert operator.count("forebay_api_requests_total", verb="apply", kind="llmfunctions/status") == MANY
+    assert operator.count("forebay_api_requests_total", kind="events") == 0
+
+
+def test_a_wrong_setting_is_refused_by_name(api: plane.Plane, start: Any) -> None:
+    operator = start("op-a", FOREBAY_VIEW="0.0.0.0:9444")
+    assert operator.process is not None
+    assert operator.process.wait(30) == 2
+    assert "FOREBAY_VIEW='0.0.0.0:9444': expected an address of loopback" in operator.logged()
