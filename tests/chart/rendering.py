@@ -175,6 +175,7 @@ EVERYTHING: Body = {
     },
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "LLM"}},
         "podMonitor": {"enabled": True, "relabelings": [{"action": "labeldrop", "regex": "x"}]},
     },
 }

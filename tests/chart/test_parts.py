@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chart.rendering import EVERYTHING, ROOT, every_helm, render
+from chart.rendering import CHART, EVERYTHING, ROOT, every_helm, render
 
 WITH_HELM = pytest.mark.parametrize("helm", every_helm())
 
@@ -56,7 +58,7 @@ def test_an_ingress_has_a_wildcard_per_namespace(helm: Path) -> None:
     assert {rule["host"]: [path["path"] for path in rule["http"]["paths"]] for rule in spec["rules"]} == {
         "*.team-a.llm.example.com": ["/v1"],
         "*.team-b.llm.example.com": ["/v1"],
-        "api.example.com": ["/"],
+        "api.example.com": ["/v1"],
     }
     backends = [path["backend"] for rule in spec["rules"] for path in rule["http"]["paths"]]
     assert all(backend == {"service": {"name": "forebay-gateway", "port": {"name": "http"}}} for backend in backends)
@@ -71,6 +73,7 @@ def test_a_route_covers_the_domain(helm: Path) -> None:
     (rule,) = spec["rules"]
     assert rule["backendRefs"] == [{"name": "forebay-gateway", "port": 80}]
     assert rule["timeouts"] == {"request": "0s"}
+    assert [match["path"]["value"] for match in rule["matches"]] == ["/v1"]
 
 
 @WITH_HELM
@@ -101,3 +104,32 @@ def test_helms_test_asks_the_gateway_with_the_operators_python(helm: Path) -> No
     compile(program, "helm test", "exec")
     assert 'http://forebay-gateway.forebay-system.svc:80"' in program
     assert container["env"] == EVERYTHING["operator"]["extraEnv"]  # where its Python may come from
+
+
+@WITH_HELM
+def test_the_dashboard_draws_metrics_that_exist(helm: Path) -> None:
+    assert "forebay-dashboard" not in render(helm).of("ConfigMap")
+    body = render(helm, EVERYTHING).one("ConfigMap", "forebay-dashboard")
+    assert body["metadata"]["labels"]["grafana_dashboard"] == "1"
+    known = re.findall(r"^\| `([^`]+)` \| (\w+)", (ROOT / "docs" / "METRICS.md").read_text(), re.MULTILINE)
+    names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in known}
+    panels = json.loads(body["data"]["forebay.json"])["panels"]
+    drawn = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"(?:forebay_|vllm:)\w+", target["expr"])
+    }
+    assert drawn
+    assert drawn - names == set()
+
+
+@WITH_HELM
+def test_code_may_come_from_a_folder_as_the_readme_says(helm: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    assert example
+    values = yaml.safe_load(example[1])
+    rendered = render(helm, values)
+    for component in ("operator", "gateway"):
+        assert rendered.env(component)["PYTHONPATH"] == values["operator"]["extraEnv"][0]["value"]
+        assert {"env", "src"} <= {volume["name"] for volume in rendered.pod(component)["volumes"]}
