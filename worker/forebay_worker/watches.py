@@ -1,5 +1,5 @@
-"""Looks after backbones whose files come from elsewhere, while they are held: keeps them in the node's cache, lets those
-go that turn out damaged, and goes on with those whose source was away."""
+"""Looks after held backbones whose files come from elsewhere: keeps them in the node's cache, lets those go that turn
+out damaged, and goes on with those whose source was away."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from forebay_worker.artifact.access import Access
-from forebay_worker.artifact.blocks import Blocks, disk
+from forebay_worker.artifact.blocks import BLOCK_BYTES, Blocks, disk
 from forebay_worker.artifact.cache import Cache, Place, write
 from forebay_worker.artifact.errors import CHECKSUM_MISMATCH, SOURCE_UNAVAILABLE, CheckpointError
 from forebay_worker.artifact.listing import File, Listing
@@ -53,6 +53,8 @@ def _pool(name: str) -> ThreadPoolExecutor:
 class Artifact:
     """Thread-safe. Files may be read only within a ``lease``. Without a ``remote`` there is what
     there is, unless another artifact of this process knows the way."""
+
+    block_bytes = BLOCK_BYTES
 
     def __init__(
         self, cache: Cache, place: Place, listing: Listing, remote: Remote | None, access: Access = NOTHING
@@ -103,7 +105,9 @@ class Artifact:
         """Of a weights' file. Raises CheckpointError."""
         with self._lock:
             if name not in self._blocks:
-                self._blocks[name] = Blocks(self.place.files / name, self.place.state(name), self._files[name].size)
+                self._blocks[name] = Blocks(
+                    self.place.files / name, self.place.state(name), self._files[name].size, self.block_bytes
+                )
             return self._blocks[name]
 
     def make(self, path: Path) -> None:

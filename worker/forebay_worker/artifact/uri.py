@@ -108,11 +108,16 @@ def _web(text: str, rest: str) -> Uri:
 
 def _segments(text: str, path: str) -> str:
     path = path.removesuffix("/")
-    if path and not all(SEGMENT.fullmatch(segment) for segment in path.split("/")):
+    if path and not all(SEGMENT.fullmatch(segment) and _plain(unquote(segment)) for segment in path.split("/")):
         raise InvalidUri(
             f"{text}: a path has parts of letters, digits and ._~!$&'()+,;=@%:- only, none empty, '.' or '..'"
         )
     return path
+
+
+def _plain(segment: str) -> bool:
+    """What a server may make of it is no other folder."""
+    return segment not in (".", "..") and "/" not in segment
 
 
 READERS = {Scheme.FILE: _file, Scheme.HF: _hub, Scheme.S3: _bucket, Scheme.HTTPS: _web}
