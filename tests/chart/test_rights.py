@@ -51,7 +51,7 @@ def test_secrets_are_read_by_name_only(helm: Path, values: Body) -> None:
             for _, resources, names, verbs in rules(body):
                 if "secrets" in resources:
                     assert body["kind"] == "Role"
-                    assert verbs <= {"get", "update", "patch"} if names else verbs == {"create"}
+                    assert verbs <= {"get", "update"} if names else verbs == {"create"}
 
 
 def test_the_operator_may_do_what_it_does_and_no_more(helm: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Path) -> None:
             "",
             ("secrets",),
             ("forebay-ca", "forebay-operator-tls", "forebay-gateway-tls", "forebay-worker-tls"),
-            {"get", "update", "patch"},
+            {"get", "update"},
         ),
     ]
 
