@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import signal
@@ -18,6 +19,8 @@ import yaml
 from operators import LEASE, NAMESPACE, Operator, holder, until
 
 from forebay_api.conditions import ConditionType
+from forebay_channel import Identity, Role, open_channel
+from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
@@ -208,3 +211,32 @@ def test_a_wrong_setting_is_refused_by_name(api: plane.Plane, start: Any) -> Non
     assert operator.process is not None
     assert operator.process.wait(30) == 2
     assert "FOREBAY_VIEW='0.0.0.0:9444': expected an address of loopback" in operator.logged()
+
+
+async def test_with_certificates_strangers_are_refused(api: plane.Plane, start: Any, tmp_path: Path) -> None:
+    first = start("op-a", FOREBAY_TLS=str(tmp_path / "a"))
+    until(first.ready)
+    second = start("op-b", FOREBAY_TLS=str(tmp_path / "b"))
+    until(second.ready)
+    assert first.shows(first.grpc) is grpc.StatusCode.UNAVAILABLE  # in plain text
+    assert json.loads(str(first.shows(first.view)))["operator"]["term"] == 1  # loopback
+    seen = {role: await shown_to(api, role, first.grpc, tmp_path) for role in Role}
+    assert seen[Role.WORKER] is grpc.StatusCode.PERMISSION_DENIED
+    assert json.loads(str(seen[Role.GATEWAY]))["operator"]["term"] == 1
+    assert await shown_to(api, Role.GATEWAY, second.grpc, tmp_path) is grpc.StatusCode.UNAVAILABLE  # it is the standby
+
+
+async def shown_to(api: plane.Plane, role: Role, port: int, folder: Path) -> str | grpc.StatusCode:
+    """The view, as somebody with the certificate of ``role`` gets it."""
+    secret = api.request("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/forebay-{role}-tls")
+    identity = Identity(folder / role, "forebay")
+    identity.folder.mkdir(exist_ok=True)
+    for name, text in secret["data"].items():
+        (identity.folder / name).write_bytes(base64.b64decode(text))
+    async with open_channel(f"127.0.0.1:{port}", (), identity=identity, role=Role.OPERATOR) as channel:
+        try:
+            async for snapshot in view_pb2_grpc.ViewStub(channel).Watch(view_pb2.ViewRequest(once=True), timeout=5):
+                return str(snapshot.json)
+        except grpc.RpcError as error:
+            return error.code()
+    raise AssertionError("no snapshot")

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-
-import structlog
-from prometheus_client import Counter
 
 from forebay_api.function import FunctionKey
 from forebay_operator.cluster import health
 from forebay_operator.cluster.api import Api
 from forebay_operator.cluster.config import ClusterConfig
 from forebay_operator.cluster.default_pool import DefaultPool
+from forebay_operator.cluster.duty import duty
 from forebay_operator.cluster.events import Events
 from forebay_operator.cluster.pools import Pools
 from forebay_operator.cluster.publish import Publisher
@@ -32,15 +28,8 @@ from forebay_operator.status import Urls
 from forebay_operator.term import Term
 from forebay_operator.together import together
 
-log = structlog.get_logger(__name__)
-
 APART = 0.25
 """Seconds from reconciling pools to doing it again, however much happens."""
-
-AGAIN = 2.0
-"""Seconds after which a duty that failed is tried again."""
-
-ERRORS = Counter("forebay_duty_errors_total", "Duties of the leader that raised.", ["duty"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +103,3 @@ def estate(seen: ClusterSeen) -> Estate:
     """What pods say of their workers. A worker is called as its pod."""
     pools = {name: str((body["metadata"].get("labels") or {}).get(POOL_LABEL, "")) for name, body in seen.pods.items()}
     return Estate(pools, health.unhealthy(seen.pods.values()))
-
-
-async def duty(name: str, keep: Callable[[float], Awaitable[float | None]], news: asyncio.Event, apart: float) -> None:
-    """Call ``keep(now)`` for ever: when there are news, and when it last said (unix seconds)."""
-    while True:
-        news.clear()
-        try:
-            due = await keep(time.time())
-        except Exception:  # the border of the duty: whatever it is, the next time may go well
-            ERRORS.labels(name).inc()
-            log.exception("a duty failed", duty=name)
-            due = time.time() + AGAIN
-        await asyncio.sleep(apart)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if due is None else max(0.0, due - time.time())):
-                await news.wait()

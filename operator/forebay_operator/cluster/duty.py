@@ -1,0 +1,34 @@
+"""What is done again and again: when something happened, and when it said itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from prometheus_client import Counter
+
+log = structlog.get_logger(__name__)
+
+AGAIN = 2.0
+"""Seconds after which a duty that failed is tried again."""
+
+ERRORS = Counter("forebay_duty_errors_total", "Duties that raised.", ["duty"])
+
+
+async def duty(name: str, keep: Callable[[float], Awaitable[float | None]], news: asyncio.Event, apart: float) -> None:
+    """Call ``keep(now)`` for ever: when there are news, and when it last said (unix seconds)."""
+    while True:
+        news.clear()
+        try:
+            due = await keep(time.time())
+        except Exception:  # the border of the duty: whatever it is, the next time may go well
+            ERRORS.labels(name).inc()
+            log.exception("a duty failed", duty=name)
+            due = time.time() + AGAIN
+        await asyncio.sleep(apart)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if due is None else max(0.0, due - time.time())):
+                await news.wait()
