@@ -373,8 +373,28 @@ def test_a_replacement_serves_when_it_is_attached_too() -> None:
 
 
 def test_an_operator_to_which_nobody_is_attached_yet_replaces_none() -> None:
-    seen = PoolsSeen((replace(POOL, max_unavailable=2),), (NODE,), (old("p-a-0"), old("p-a-1")), CLAIMS)
+    seen = PoolsSeen((replace(POOL, max_unavailable=9),), (NODE,), (old("p-a-0"), old("p-a-1")), CLAIMS, began=NOW)
+    found = next_pool_steps(seen, NOW + 59)
+    assert (found.steps, found.wake_at) == ((), NOW + 60)
+    fewer = replace(seen, pools=(replace(POOL, gpus_per_node=1, max_unavailable=9),))
+    assert next_pool_steps(fewer, NOW + 59).steps == ()
+
+
+def test_a_worker_that_never_attaches_does_nothing() -> None:
+    pods = (old("p-a-0", ready_since=NOW), old("p-a-1", ready_since=NOW))
+    seen = PoolsSeen((POOL,), (NODE,), pods, CLAIMS)
+    assert next_pool_steps(seen, NOW + 59).steps == ()
+    assert {name for name, _ in deleted(next_pool_steps(seen, NOW + 60))} == {"p-a-0", "p-a-1"}
+    one = replace(seen, pools=(replace(POOL, gpus_per_node=1),), loads={"p-a-1": Load(5)})
+    assert deleted(next_pool_steps(one, NOW + 60)) == [("p-a-0", Why.SURPLUS)]
+
+
+def test_nobody_goes_while_one_may_yet_attach_that_does_less() -> None:
+    one = replace(POOL, gpus_per_node=1, max_unavailable=9)
+    seen = PoolsSeen((one,), (NODE,), (pod("p-a-0"), pod("p-a-1")), CLAIMS, {"p-a-0": Load(5)}, began=NOW)
     assert next_pool_steps(seen, NOW).steps == ()
+    attached = replace(seen, loads={"p-a-0": Load(5), "p-a-1": Load(1)})
+    assert deleted(next_pool_steps(attached, NOW)) == [("p-a-1", Why.SURPLUS)]
 
 
 def test_old_pods_that_never_started_are_replaced_at_once() -> None:

@@ -157,7 +157,9 @@ def disturb(sim: World, data: st.DataObject) -> None:
     node = sim.nodes[name]
     pool = data.draw(st.sampled_from(list(sim.pools.values())))
     pods = sorted(sim.pods)
-    what = data.draw(st.sampled_from(("template", "size", "ready", "cordon", "labels", "devices", "pod", "load")))
+    what = data.draw(
+        st.sampled_from(("template", "size", "ready", "cordon", "labels", "devices", "pod", "load", "operator"))
+    )
     match what:
         case "template":
             sim.pools[pool.name] = replace(pool, template=f"t{data.draw(st.integers(0, 3))}")
@@ -171,6 +173,8 @@ def disturb(sim: World, data: st.DataObject) -> None:
             sim.nodes[name] = replace(node, labels=data.draw(st.sampled_from(({}, LABELS))))
         case "devices":
             sim.nodes[name] = replace(node, allocatable={GPU: data.draw(st.integers(0, 4))})
+        case "operator":
+            sim.loads.clear()
         case "load":
             for attached in sim.loads:
                 sim.loads[attached] = Load(data.draw(st.integers(0, 2)))

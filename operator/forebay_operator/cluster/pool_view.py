@@ -67,6 +67,7 @@ def node_seen(body: Body) -> NodeSeen:
 def pod_seen(body: Body) -> PodSeen:
     metadata, status = body["metadata"], body.get("status") or {}
     containers = body.get("spec", {}).get("containers") or ()
+    ready = _condition(status, "Ready")
     limits = (containers[0].get("resources") or {}).get("limits") or {} if containers else {}
     return PodSeen(
         name=metadata["name"],
@@ -76,7 +77,8 @@ def pod_seen(body: Body) -> PodSeen:
         resources=frozenset(limits),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
         created=unix_seconds(metadata.get("creationTimestamp")),
-        ready=_condition(status, "Ready").get("status") == "True",
+        ready=ready.get("status") == "True",
+        ready_since=unix_seconds(ready.get("lastTransitionTime")),
         dead=status.get("phase") in DEAD,
         leaving="deletionTimestamp" in metadata,
         sick=bool(health.sick_devices(body)),

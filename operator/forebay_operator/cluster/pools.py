@@ -67,10 +67,12 @@ class Pools:
         self._refused: dict[str, _Refusal] = {}
         self._written: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self._sick: frozenset[str] = frozenset()
+        self._began: float | None = None
 
     async def reconcile(self, seen: ClusterSeen, workers: Mapping[str, WorkerSeen], now: float) -> float | None:
         """One pass. Returns when to look again though nothing happens, None: never. Errors of calls are counted and
         told, and raised none."""
+        self._began = now if self._began is None else self._began
         found = {
             name: self._found(body) for name, body in seen.pools.items() if "deletionTimestamp" not in body["metadata"]
         }
@@ -117,6 +119,7 @@ class Pools:
             claims=self._told.claims(claims, now),
             loads={name: pool_view.load(worker) for name, worker in workers.items()},
             deaths=self._deaths,
+            began=self._began or now,
         )
 
     async def _keep(self, name: str, one: _Found, plan: PoolPlan, now: float) -> float | None:

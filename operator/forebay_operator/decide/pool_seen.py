@@ -57,8 +57,9 @@ class NodeSeen:
 @dataclass(frozen=True, slots=True)
 class PodSeen:
     """``owner``: uid of its controller; ``node``: where it must run; ``resources``: names of what it takes there;
-    ``created``: unix seconds; ``dead``: it ended for good and its name is all that is left; ``leaving``: told to end;
-    ``sick``: its device is reported unhealthy; ``trouble``: (reason, message) of what keeps it from running."""
+    ``created`` and ``ready_since``: unix seconds; ``dead``: it ended for good and its name is all that is left;
+    ``leaving``: told to end; ``sick``: its device is reported unhealthy; ``trouble``: (reason, message) of what keeps
+    it from running."""
 
     name: str
     uid: str
@@ -68,6 +69,7 @@ class PodSeen:
     template: str
     created: float = 0.0
     ready: bool = False
+    ready_since: float = 0.0
     dead: bool = False
     leaving: bool = False
     sick: bool = False
@@ -104,7 +106,8 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class PoolsSeen:
-    """``loads``: by worker, of those attached. A worker is called as its pod."""
+    """``loads``: by worker, of those attached; a worker is called as its pod. ``began``: unix seconds since when this
+    operator lets workers attach."""
 
     pools: tuple[PoolSeen, ...]
     nodes: tuple[NodeSeen, ...]
@@ -112,3 +115,4 @@ class PoolsSeen:
     claims: tuple[ClaimSeen, ...] = ()
     loads: Mapping[str, Load] = field(default_factory=dict)
     deaths: Mapping[str, Death] = field(default_factory=dict)
+    began: float = 0.0

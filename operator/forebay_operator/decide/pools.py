@@ -14,14 +14,15 @@ takes its pods along (Kubernetes removes them), and so does a pool: pods and cla
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forebay_operator.decide import pool_deaths, pool_nodes
 from forebay_operator.decide.pool_names import claim_name, free_names
 from forebay_operator.decide.pool_nodes import NodeState
-from forebay_operator.decide.pool_seen import ClaimSeen, Load, NodeSeen, PodSeen, PoolSeen, PoolsSeen
+from forebay_operator.decide.pool_seen import ClaimSeen, NodeSeen, PodSeen, PoolSeen, PoolsSeen
+from forebay_operator.decide.pool_worth import Worth
 
 
 class Why(StrEnum):
@@ -150,12 +151,14 @@ def next_pool_steps(seen: PoolsSeen, now: float) -> PoolPlan:
         devices=Counter((pod.node, name) for pod in seen.pods if not pod.dead for name in pod.resources),
     )
     counts = {}
+    worth = Worth.of(seen, now)
+    draft.wakes += worth.wakes
     for pool in sorted(seen.pools, key=lambda pool: pool.name):
         sites = _sites(seen, pool, draft)
         for site in sites:
             _bury(draft, site, seen, now)
             _create(draft, site)
-        _delete(draft, pool, sites, seen.loads)
+        _delete(draft, pool, sites, worth)
         counts[pool.name] = PoolCount(
             nodes=tuple(_count(site) for site in sites if site.everybody or site.state is not NodeState.FOREIGN),
             blocked=tuple(site.claim for site in sites if site.keep and not site.usable),
@@ -216,34 +219,36 @@ def _create(draft: _Draft, site: _Site) -> None:
     draft.devices[site.node.name, site.pool.resource] += site.coming
 
 
-def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], loads: Mapping[str, Load]) -> None:
+def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], worth: Worth) -> None:
     """Those too many first, then those of an old template, each the least loaded first."""
     answering = [site for site in sites if site.node.ready]
-    surplus = [pod for site in answering for pod in _surplus(site, loads)]
+    surplus = [pod for site in answering for pod in _surplus(site, worth)]
     outdated = [pod for site in answering for pod in _outdated(site) if pod not in surplus]
-    going = {pod: Why.SURPLUS for pod in surplus if _useless(pod, loads)}
-    going |= {pod: Why.OUTDATED for pod in outdated if _useless(pod, loads)}
+    going = {pod: Why.SURPLUS for pod in surplus if pod.name in worth.useless}
+    going |= {pod: Why.OUTDATED for pod in outdated if pod.name in worth.useless}
     live = [pod for site in answering for pod in site.live if pod not in going]
     busy = sum(len(site.leaving) + site.coming for site in answering)
-    lagging = [pod for pod in live if not pod.sick and not (pod.ready and pod.name in loads)]
+    lagging = [pod for pod in live if not pod.sick and not worth.serves(pod)]
+    # While one may yet attach nobody knows who is the least loaded: until then none that serves goes.
+    serving = [] if any(worth.unknown(pod) for pod in live) else [pod for pod in live if worth.serves(pod)]
     stuck = [pod for pod in lagging if not pod.ready and (pod.restarts or pod.trouble)]
 
     # What cannot run stops an update, which may be why it cannot, but no shrinking, which may be the cure.
     down = busy + len(going) + len(lagging) - len(stuck)
     spare = max(0, pool.max_unavailable - down)
-    for pod in _least_loaded([pod for pod in surplus if pod not in going], loads)[:spare]:
+    for pod in worth.cheapest(pod for pod in surplus if pod in serving)[:spare]:
         going[pod] = Why.SURPLUS
         down += 1
     down += len(stuck) + sum(len(site.dead) for site in answering)
     spare = max(0, pool.max_unavailable - down)
-    for pod in _least_loaded([pod for pod in outdated if pod not in going], loads)[:spare]:
+    for pod in worth.cheapest(pod for pod in outdated if pod in serving)[:spare]:
         going[pod] = Why.OUTDATED
     draft.steps += [DeletePod(pool.name, pod.name, pod.uid, why) for pod, why in going.items()]
 
 
-def _surplus(site: _Site, loads: Mapping[str, Load]) -> list[PodSeen]:
+def _surplus(site: _Site, worth: Worth) -> list[PodSeen]:
     excess = max(0, len(site.live) - site.keep)
-    return _least_loaded(site.live, loads)[:excess]
+    return worth.cheapest(site.live)[:excess]
 
 
 def _outdated(site: _Site) -> list[PodSeen]:
@@ -252,18 +257,6 @@ def _outdated(site: _Site) -> list[PodSeen]:
     if not site.open:
         return []
     return [pod for pod in site.live if pod.template != site.pool.template and (site.room >= 0 or pod.sick)]
-
-
-def _useless(pod: PodSeen, loads: Mapping[str, Load]) -> bool:
-    """Nothing is lost with it. A worker with requests may miss a probe; one that is not attached yet may have some."""
-    idle = pod.name not in loads or not loads[pod.name].pipelines
-    return idle and (pod.sick or not pod.ready)
-
-
-def _least_loaded(pods: Iterable[PodSeen], loads: Mapping[str, Load]) -> list[PodSeen]:
-    """From the one whose going costs least; among equals the highest index first."""
-    backwards = sorted(pods, key=lambda pod: (len(pod.name), pod.name), reverse=True)
-    return sorted(backwards, key=lambda pod: (not _useless(pod, loads), loads.get(pod.name, Load())))
 
 
 def _count(site: _Site) -> NodeCount:
