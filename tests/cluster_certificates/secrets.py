@@ -22,12 +22,15 @@ class Secrets:
         self.objects: dict[str, Json] = {}
         self.writes: list[tuple[str, str]] = []
         self.meddle: Callable[[str, str], Awaitable[None]] | None = None
+        self.owner_uid = ""
         self._version = 0
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
-        assert (kind, namespace) == (KINDS.SECRET, NAMESPACE)
-        if name not in self.objects:
-            raise NotFound(404, "NotFound", f'secrets "{name}" not found')
+        assert namespace == NAMESPACE
+        if kind is KINDS.CONFIGMAP and name.endswith("-owner") and self.owner_uid:
+            return {"metadata": {"uid": self.owner_uid}}
+        if kind is not KINDS.SECRET or name not in self.objects:
+            raise NotFound(404, "NotFound", f'{kind.plural} "{name}" not found')
         return copy.deepcopy(self.objects[name])
 
     async def create(self, body: Mapping[str, Any]) -> Json:

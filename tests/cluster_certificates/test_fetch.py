@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import ssl
 import stat
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -130,3 +132,24 @@ def _context(folder: Path, protocol: int) -> ssl.SSLContext:
     context.load_verify_locations(folder / "ca.crt")
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     return context
+
+
+async def test_a_certificate_that_others_made_is_taken(tmp_path: Path) -> None:
+    """With an RSA key, as some issuers give."""
+    secrets = Secrets()
+    await keep(secrets, time.time())
+    _self_signed(tmp_path)
+    secrets.objects[f"{RELEASE}-operator-tls"]["data"] = {
+        name: base64.b64encode((tmp_path / file).read_bytes()).decode()
+        for name, file in (("tls.crt", "crt"), ("tls.key", "key"), ("ca.crt", "crt"))
+    }
+    await fetch(secrets, tmp_path / "tls")
+    assert (tmp_path / "tls" / "tls.key").read_bytes() == (tmp_path / "key").read_bytes()
+
+
+def _self_signed(folder: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=operator", "-days", "1",
+         "-keyout", folder / "key", "-out", folder / "crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip

@@ -239,3 +239,11 @@ async def test_the_longest_name_of_a_release() -> None:
     paper = read_pair(pair(secrets, f"{release}-operator-tls"))
     assert paper is not None
     assert paper.names == {f"operator.{release}"}
+
+
+async def test_they_go_with_the_installation() -> None:
+    secrets = Secrets()
+    secrets.owner_uid = "u-1"
+    await keep(secrets, NOW)
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": f"{RELEASE}-owner", "uid": "u-1"}
+    assert [secrets.objects[name]["metadata"]["ownerReferences"] for name in (AUTHORITY, *ROLES)] == [[owner]] * 4

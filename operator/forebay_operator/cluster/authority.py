@@ -91,15 +91,22 @@ def read(pem: bytes) -> tuple[Paper, ...]:
 
 
 def read_pair(pair: Pair) -> Paper | None:
-    """The first certificate there; None when there is none that the key belongs to."""
-    papers = read(pair.certificate)
+    """The first certificate there; None when there is none that the key belongs to, or the key is of another kind than
+    ours."""
     try:
-        public = _private(pair.key).public_key()
-        if papers and x509.load_pem_x509_certificate(papers[0].pem).public_key() == public:
-            return papers[0]
+        _private(pair.key)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        pass
-    return None
+        return None
+    return next(iter(read(pair.certificate)), None) if fits(pair) else None
+
+
+def fits(pair: Pair) -> bool:
+    """Whether the key, of any kind, is that of the first certificate."""
+    try:
+        public = x509.load_pem_x509_certificate(pair.certificate).public_key()
+        return serialization.load_pem_private_key(pair.key, None).public_key() == public
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
 
 
 def _paper(certificate: x509.Certificate) -> Paper:

@@ -5,7 +5,8 @@
 
 Two leaders never mix keys: a certificate and its key are in one Secret, written as one, and only over the version that
 was read. The roles' Secrets are read before the authority's, so that none is judged by an authority older than its own.
-A Secret that is there and holds nothing of use is filled. What is decided, ``renewal`` has.
+A Secret that is there and holds nothing of use is filled. They belong to the ConfigMap ``<release>-owner``, where there
+is one, and go with it. What is decided, ``renewal`` has.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from prometheus_client import Counter
 
 from forebay_channel import Role
 from forebay_operator.cluster.api import Api, Conflict, NotFound
-from forebay_operator.cluster.authority import Pair, Paper, issue, make_authority, read, read_pair
+from forebay_operator.cluster.authority import Pair, Paper, fits, issue, make_authority, read, read_pair
 from forebay_operator.cluster.kinds import KINDS
 from forebay_operator.cluster.renewal import Held, Renewal, RoleHeld, decide
 
@@ -81,7 +82,8 @@ async def fetch(api: Api, namespace: str, release: str, folder: Path) -> None:
     name = role_secret(release, Role.OPERATOR)
     data = _data(await api.get(KINDS.SECRET, namespace, name))
     files = {each: data.get(each, b"") for each in (CERTIFICATE, KEY, BUNDLE)}
-    if read_pair(Pair(files[CERTIFICATE], files[KEY])) is None or not read(files[BUNDLE]):
+    # Whoever made them: of any kind of key, not only ours.
+    if not fits(Pair(files[CERTIFICATE], files[KEY])) or not files[BUNDLE]:
         raise NotFound(404, "NotFound", f'secret "{name}" has no {CERTIFICATE} with its {KEY} and {BUNDLE}')
     await asyncio.to_thread(_write, folder, files)
 
@@ -158,11 +160,24 @@ class _Secrets:
         await self._api.create(
             {
                 **HEAD,
-                "metadata": {"name": name, "namespace": self._namespace, "labels": labels},
+                "metadata": {
+                    "name": name,
+                    "namespace": self._namespace,
+                    "labels": labels,
+                    "ownerReferences": await self._owners(),
+                },
                 "type": "kubernetes.io/tls",
                 "data": encoded,
             }
         )
+
+    async def _owners(self) -> list[Json]:
+        name = f"{self._release}-owner"
+        try:
+            owner = await self._api.get(KINDS.CONFIGMAP, self._namespace, name)
+        except NotFound:  # not installed by the chart
+            return []
+        return [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner["metadata"]["uid"]}]
 
     def _name(self, role: Role) -> str:
         return f"{role}.{self._release}"
