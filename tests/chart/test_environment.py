@@ -47,7 +47,8 @@ def test_the_gateway_reads_it(helm: Path, values: Body) -> None:
     container = rendered.container("gateway")
     assert (config.host, config.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
     assert config.domain == values.get("gateway", {}).get("domain", "")
-    assert config.drain_seconds < rendered.pod("gateway")["terminationGracePeriodSeconds"]
+    assert config.lame_duck_seconds > 0  # those who route requests hear of a pod's end after it does
+    assert config.lame_duck_seconds + config.drain_seconds < rendered.pod("gateway")["terminationGracePeriodSeconds"]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert environ["FOREBAY_TLS"] in mounts
     assert any(config.state.is_relative_to(mount) for mount in mounts)

@@ -37,6 +37,7 @@ GATEWAY_ENV = {
     "FOREBAY_OPERATOR": "forebay-operator.forebay-system.svc:9443",
     "FOREBAY_STATE": "/tmp/forebay",
     "FOREBAY_DOMAIN": "",
+    "FOREBAY_LAME_DUCK_SECONDS": "5",
     "FOREBAY_DRAIN_SECONDS": "3600",
 }
 

@@ -25,6 +25,7 @@ WRONG: list[tuple[Body, str]] = [
     ({"gateway": {"domain": "https://llm.example.com"}}, "domain"),
     ({"gateway": {"url": "llm.example.com"}}, "url"),
     ({"gateway": {"drainSeconds": -1}}, "drainSeconds"),
+    ({"gateway": {"lameDuckSeconds": "5s"}}, "lameDuckSeconds"),
     ({"gateway": {"service": {"type": "ExternalName"}}}, "type"),
     ({"gateway": {"service": {"port": 70000}}}, "port"),
     ({"gateway": {"ingress": {"hosts": ["llm.example.com"]}}}, "hosts"),
