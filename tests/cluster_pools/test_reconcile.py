@@ -319,7 +319,8 @@ async def test_a_sick_device_is_told_once_and_its_recovery_too(stand: Stand) -> 
     sick = {"name": "nvidia.com/gpu", "resources": [{"resourceID": "GPU-1", "health": "Unhealthy"}]}
     containers = [{"name": "worker", "allocatedResourcesStatus": [sick]}]
     stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body["status"].update(containerStatuses=containers))
-    assert (await stand.turn())[0] == []
+    assert (await stand.turn())[0] == [("apply status", "WorkerPool", "gpu")]
+    assert stand.condition("Ready") == ("True", "Ready", "gpu-a-0: its device is unhealthy, it gets no work")
     await stand.turn()
     sick["resources"][0]["health"] = "Healthy"  # type: ignore[index]
     stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body["status"].update(containerStatuses=containers))

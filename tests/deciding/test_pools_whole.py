@@ -16,6 +16,7 @@ from forebay_operator.decide.pools import CreateClaim, CreatePod, DeletePod, nex
 GPU = "nvidia.com/gpu"
 LABELS = {"gpu": "yes"}
 NODES = ("a", "b", "c")
+EVENTS = ("template", "size", "ready", "cordon", "labels", "devices", "pod", "load", "operator")
 
 
 def serves(pod: PodSeen, loads: Mapping[str, Load]) -> bool:
@@ -157,9 +158,7 @@ def disturb(sim: World, data: st.DataObject) -> None:
     node = sim.nodes[name]
     pool = data.draw(st.sampled_from(list(sim.pools.values())))
     pods = sorted(sim.pods)
-    what = data.draw(
-        st.sampled_from(("template", "size", "ready", "cordon", "labels", "devices", "pod", "load", "operator"))
-    )
+    what = data.draw(st.sampled_from(EVENTS))
     match what:
         case "template":
             sim.pools[pool.name] = replace(pool, template=f"t{data.draw(st.integers(0, 3))}")

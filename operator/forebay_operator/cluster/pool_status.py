@@ -33,12 +33,13 @@ Verdict = tuple[Status, str, str]
 @dataclass(frozen=True, slots=True)
 class Look:
     """``error``: (reason, message) of what no pod can be made for; ``troubles``: (pod, reason, message) of pods that do
-    not run; ``wanted``: whether the pool asks for workers at all."""
+    not run; ``sick``: those whose device is unhealthy; ``wanted``: whether the pool asks for workers at all."""
 
     generation: int
     count: PoolCount = field(default_factory=PoolCount)
     error: tuple[str, str] | None = None
     troubles: tuple[tuple[str, str, str], ...] = ()
+    sick: tuple[str, ...] = ()
     wanted: bool = True
     resource: str = ""
 
@@ -120,7 +121,7 @@ def _ready(look: Look) -> Verdict:
     if not look.selected:
         return Status.FALSE, Reason.NO_MATCHING_NODES, "no node has the labels of spec.nodeSelector"
     if count.desired and count.ready == count.desired:
-        return Status.TRUE, Reason.READY, ""
+        return Status.TRUE, Reason.READY, _listed(_sick(look))
     why = _hindrances(look)
     reason = Reason.WORKERS_NOT_READY if why or not count.desired else Reason.PROGRESSING
     lack = f"{count.ready} of {count.desired} workers are ready" if count.desired else f"no node offers {look.resource}"
@@ -151,9 +152,14 @@ def _stalled(look: Look) -> Verdict:
 def _hindrances(look: Look) -> list[str]:
     return [
         *(f"{pod}: {why}" for pod, _, why in look.troubles),
+        *_sick(look),
         *(f"claim {name} is another's or about to go" for name in look.count.blocked),
         *(f"node {node.name} {WORDS[node.state]}" for node in look.count.nodes if node.state in WORDS),
     ]
+
+
+def _sick(look: Look) -> list[str]:
+    return [f"{pod}: its device is unhealthy, it gets no work" for pod in look.sick]
 
 
 def _listed(said: list[str]) -> str:

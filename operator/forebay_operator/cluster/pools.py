@@ -163,6 +163,7 @@ class Pools:
             count=count or PoolCount(),
             error=one.error or ((Reason.PODS_REFUSED, refusal.message) if refusal else None),
             troubles=tuple((pod.name, *pod.trouble) for pod in mine if pod.trouble and not pod.ready),
+            sick=tuple(pod.name for pod in mine if pod.sick),
             wanted=one.pool is None or one.pool.spec.gpus_per_node != 0,
             resource=one.pool.spec.resource_name if one.pool else "",
         )
