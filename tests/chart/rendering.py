@@ -24,12 +24,13 @@ Body = dict[str, Any]
 
 def _folders() -> Iterator[Path]:
     """Where helm may lie: a folder that was named, the test bed's, and PATH."""
-    if named := os.environ.get("FOREBAY_TESTBED"):
-        yield Path(named) / "bin"
+    if named := os.environ.get("FOREBAY_TESTBED_BIN"):
+        yield Path(named)
+    if running := os.environ.get("FOREBAY_TESTBED"):
+        yield Path(running) / "bin"
     cache = os.environ.get("FOREBAY_CACHE")
     kept = Path(cache) if cache else Path.home() / ".cache" / "forebay"
     yield from sorted(kept.glob("testbed/*/bin"))
-    yield Path("/tmp/testbed/bin")
     yield from map(Path, os.get_exec_path())
 
 
