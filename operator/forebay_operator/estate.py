@@ -10,10 +10,12 @@ from forebay_operator.decide.seen import WorkerSeen
 
 @dataclass(frozen=True, slots=True)
 class Estate:
-    """``pools``: by worker. ``unhealthy``: those to be given no work. Both are empty where there is no cluster."""
+    """``pools``: by worker; ``existing``: all of them. ``unhealthy``: workers to be given no work. Where there is no
+    cluster, nothing is known."""
 
     pools: Mapping[str, str] = field(default_factory=dict)
     unhealthy: frozenset[str] = frozenset()
+    existing: frozenset[str] | None = None
 
     def known(self, worker: WorkerSeen) -> WorkerSeen:
         ready = worker.ready and worker.name not in self.unhealthy

@@ -102,6 +102,7 @@ class Observer:
             next_epoch=self.epochs.following(
                 term, pipelines, (worker.report.counter for worker in attached if worker.report.term == term)
             ),
+            pools=estate.existing,
         )
         seen = self.rolling.laid_over(bare, models)
         models |= {model.backbone: model for model in self.rolling.models()}

@@ -54,7 +54,8 @@ class FunctionStatus:
 class Look:
     """One function and what is to be seen of its backbone. ``whole``, ``staged`` and ``draining`` count its pipelines
     of one and of several stages and those that end; ``coming``: ordered, not yet formed; ``error``: why a worker
-    stopped loading; ``refusal``: why it cannot be placed."""
+    stopped loading; ``refusal``: why it cannot be placed. ``pooled``: workers belong to pools; ``orphaned``: its pool
+    does not exist."""
 
     function: FunctionSeen
     workers: int
@@ -67,6 +68,8 @@ class Look:
     draining: int = 0
     coming: bool = False
     error: str = ""
+    pooled: bool = False
+    orphaned: bool = False
 
     @property
     def formed(self) -> int:
@@ -87,6 +90,15 @@ class Look:
         if spec.replicas == 0:
             return PINNED_TO_ZERO, "spec.replicas is 0"
         return None
+
+    @property
+    def nobody(self) -> tuple[Status, Reason, str]:
+        """What to say of a function that no worker could serve."""
+        pool = self.function.function.spec.pool
+        if self.orphaned:
+            return Status.FALSE, Reason.POOL_NOT_FOUND, f"there is no WorkerPool {pool} where the operator runs"
+        of_pool = f" of pool {pool}" if self.pooled else ""
+        return Status.UNKNOWN, Reason.NO_WORKER, f"no worker{of_pool} is attached"
 
     @property
     def facts(self) -> Facts:
@@ -110,11 +122,14 @@ def look(function: FunctionSeen, seen: Snapshot, formed: Collection[Epoch], plan
         worker.holdings[function.backbone].error for worker in seen.workers if function.backbone in worker.holdings
     ]
     model = seen.backbones.get(function.backbone)
-    ready = [worker for worker in seen.workers if worker.ready]
+    pool = function.function.spec.pool
+    ready = [worker for worker in seen.workers if worker.ready and worker.serves(pool)]
     scale = plan.scales.get(function.function.key)
     return Look(
         function=function,
         workers=len(ready),
+        pooled=any(worker.pool for worker in seen.workers),
+        orphaned=seen.pools is not None and pool not in seen.pools,
         memory=sum(worker.memory for worker in ready),
         desired=scale.desired if scale else 0,
         refusal=plan.refusals.get(function.function.key),
@@ -193,7 +208,7 @@ def _ready(look: Look) -> Verdict:
     if look.off is not None:
         return Status.FALSE, *look.off
     if not look.workers:
-        return Status.UNKNOWN, Reason.NO_WORKER, "no worker is attached"
+        return look.nobody
     if not look.function.serving:
         return Status.UNKNOWN, Reason.RESOLVING, "a worker looks at the model"
     if (lack := _lack(look)) is not None:
@@ -208,13 +223,14 @@ def _model_resolved(look: Look) -> Verdict:
     if look.function.backbone:
         return Status.TRUE, Reason.RESOLVED, ""
     if not look.workers:
-        return Status.UNKNOWN, Reason.NO_WORKER, "no worker is attached"
+        return Status.UNKNOWN, Reason.NO_WORKER, look.nobody[2]
     return Status.UNKNOWN, Reason.RESOLVING, "a worker looks at the model"
 
 
 def _resources_available(look: Look) -> Verdict:
     if not look.workers:
-        return Status.FALSE, Reason.INSUFFICIENT_GPUS, "no worker is attached"
+        reason = Reason.POOL_NOT_FOUND if look.orphaned else Reason.INSUFFICIENT_GPUS
+        return Status.FALSE, reason, look.nobody[2]
     if (lack := _lack(look)) is not None:
         return Status.FALSE, Reason.INSUFFICIENT_GPUS, lack
     return Status.TRUE, Reason.AVAILABLE, ""

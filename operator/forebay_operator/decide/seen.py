@@ -140,10 +140,12 @@ class FunctionSeen:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a decision may know. ``next_epoch`` is above everything reported."""
+    """All that a decision may know. ``next_epoch`` is above everything reported. ``pools``: those that exist, None
+    where there is no such thing."""
 
     functions: tuple[FunctionSeen, ...]
     backbones: Mapping[str, BackboneSeen]
     workers: tuple[WorkerSeen, ...]
     pipelines: tuple[PipelineSeen, ...]
     next_epoch: Epoch
+    pools: frozenset[str] | None = None
