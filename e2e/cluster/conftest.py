@@ -13,7 +13,6 @@ from testbed import release
 from testbed.cluster import Cluster
 
 from checkpoints import real_smollm2
-from cluster import kube
 
 if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
     from local.reference import Reference
@@ -53,9 +52,7 @@ def installation() -> Iterator[Installed]:
         yield given()
         return
     cluster = Cluster.at(Path(state))
-    for manifest in (release.namespace(), release.disks(cluster)):
-        kube.kubectl("apply", "-f", "-", stdin=manifest)
-    uri = release.put_model(cluster, real_smollm2())
+    uri = release.prepare(cluster, real_smollm2())
     release.install(cluster, release.Settings(env={"FOREBAY_LINK_RATE": LINK}))
     forebay = Installed(uri)
     forebay.settled("worker", 2, WORKERS_UP)

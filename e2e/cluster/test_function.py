@@ -79,8 +79,7 @@ async def test_scale_pins_and_delete_frees(forebay: Installed, real: Reference) 
         assert refused.value.status_code == 503
     url = forebay.look("pinned")["status"]["url"]
     forebay.remove("pinned")
-    kube.until(lambda: answered(f"{url}/v1/models"), lambda status: status == 404, "it is unknown")
-    assert answered(f"{url.removesuffix('/default/pinned')}/ready") == 200
+    kube.until(lambda: answered(f"{url}/v1/models/pinned"), lambda status: status == 404, "it is unknown")
 
 
 async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, real: Reference) -> None:

@@ -52,7 +52,10 @@ class Cluster:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        return tuple(Node(self.control, index + 1, self.shape.gpus) for index in range(self.shape.nodes))
+        count, cores = self.shape.nodes, sorted(os.sched_getaffinity(0))
+        # Two nodes that compute on the same cores would slow each other down as no two machines do.
+        shares = [cores[number::count] or cores for number in range(count)]
+        return tuple(Node(self.control, index, self.shape.gpus, share) for index, share in enumerate(shares, 1))
 
     def node(self, name: str) -> Node:
         for node in self.nodes:

@@ -24,11 +24,11 @@ CALM = 5.0
 
 
 class Node(Place):
-    """Node ``index``, counted from 1, with ``devices`` fake GPUs."""
+    """Node ``index``, counted from 1, with ``devices`` fake GPUs. Its pods compute on ``cores`` only."""
 
-    def __init__(self, control: Control, index: int, devices: int) -> None:
+    def __init__(self, control: Control, index: int, devices: int, cores: Sequence[int]) -> None:
         super().__init__(f"node{index}", control.daemons, control.programs)
-        self.control, self.index, self.devices = control, index, devices
+        self.control, self.index, self.devices, self.cores = control, index, devices, cores
         self.address = addresses.node(index)
         self.cable = f"veth{index}"
         self.state = control.state / self.name
@@ -39,7 +39,7 @@ class Node(Place):
         self.state.mkdir(parents=True, exist_ok=True)
         self.make()
         self._network()
-        cgroups.make(self.cgroup)
+        cgroups.make(self.cgroup, self.cores)
         self._containerd(archives)
         self._kubelet(authority)
         start_proxy(self, self.address, self.control.state, self.name)

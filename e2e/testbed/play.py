@@ -44,9 +44,7 @@ def main() -> None:
 
     checkpoint = cache() / "models" / CHECKPOINT
     write_smollm2(checkpoint, lambda what, fraction: None)
-    for manifest in (release.namespace(), release.disks(cluster)):
-        run("kubectl", "apply", "-f", "-", stdin=manifest)
-    uri = release.put_model(cluster, checkpoint)
+    uri = release.prepare(cluster, checkpoint)
     print("▸ installing the chart", flush=True)
     release.install(cluster, release.Settings(workers=2))
     run("kubectl", "apply", "-f", "-", stdin=FUNCTION.format(uri=uri))
