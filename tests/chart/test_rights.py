@@ -60,8 +60,6 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Path) -> None:
         ("forebay.dev", ("llmfunctions",), (), READ),
         ("forebay.dev", ("llmfunctions/status",), (), {"patch"}),
         ("", ("nodes",), (), READ),
-        ("apiextensions.k8s.io", ("customresourcedefinitions",), (), {"list", "watch"}),
-        ("", ("namespaces",), (), {"list", "watch"}),
         ("events.k8s.io", ("events",), (), {"create", "patch"}),
     ]
     assert rules(rendered.one("Role", "forebay-operator")) == [
