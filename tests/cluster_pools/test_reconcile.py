@@ -2,75 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-import pytest
-
-from cluster_pools.store import CREATED, Store, node_body, pool_body
+from cluster_pools.stand import NOW, Stand
+from cluster_pools.store import CREATED
 from forebay_operator.cluster.api import ApiError, Conflict, Unreachable
 from forebay_operator.cluster.kinds import KINDS
 from forebay_operator.cluster.pools import REFUSED, RETRY, Pools
 from forebay_operator.cluster.seen import ClusterSeen
 from forebay_operator.cluster.template import PodSettings
-from forebay_operator.decide.seen import Link, WorkerSeen
-
-NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z, when all pods of the store were created
-SETTINGS = PodSettings("forebay-system", "fb", "fb-operator.forebay-system.svc:9443", "worker:1")
-CACHE = {"claimTemplate": {"size": "1Gi"}}
-
-
-@dataclass
-class Stand:
-    """A store, the pools over it, and the events they told."""
-
-    store: Store = field(default_factory=Store)
-    events: list[tuple[str, str, str, bool]] = field(default_factory=list)
-    now: float = NOW
-
-    def __post_init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """As an operator that starts."""
-        self.pools = Pools(self.store, SETTINGS, self.tell)  # type: ignore[arg-type]
-
-    def tell(self, body: Mapping[str, Any], reason: str, message: str, warning: bool) -> None:
-        self.events.append((body["metadata"]["name"], str(reason), message, warning))
-
-    async def turn(self, seen: ClusterSeen | None = None) -> tuple[list[tuple[str, str, str]], float | None]:
-        """The writes of one pass, and when it wants the next."""
-        self.store.calls.clear()
-        attached = {
-            name: WorkerSeen(name, "i", True, 10**9, Link(1.0), frozenset()) for name in self.store.names(KINDS.POD)
-        }
-        due = await self.pools.reconcile(seen or self.store.seen, attached, self.now)
-        return [call for call in self.store.calls if call[0] != "get"], due
-
-    async def settle(self) -> None:
-        for _ in range(50):
-            calls, _ = await self.turn()
-            self.store.run_pods()
-            if not calls:
-                return
-        raise AssertionError(f"no end: {calls}")
-
-    def status(self) -> dict[str, Any]:
-        return self.store.objects["WorkerPool", "gpu"]["status"]
-
-    def condition(self, kind: str) -> tuple[str, str, str]:
-        found = next(one for one in self.status()["conditions"] if one["type"] == kind)
-        return found["status"], found["reason"], found["message"]
-
-
-@pytest.fixture
-def stand() -> Stand:
-    made = Stand()
-    made.store.put(pool_body(cache=CACHE))
-    made.store.put(node_body("a"))
-    made.store.put(node_body("b"))
-    return made
 
 
 async def test_claims_pods_and_one_status(stand: Stand) -> None:
@@ -329,77 +267,3 @@ async def test_a_sick_device_is_told_once_and_its_recovery_too(stand: Stand) -> 
         ("gpu-a-0", "DeviceUnhealthy", "nvidia.com/gpu GPU-1 is unhealthy: the worker gets no work", True),
         ("gpu-a-0", "DeviceHealthy", "its device is healthy again: the worker gets work", False),
     ]
-
-
-@pytest.mark.parametrize(
-    ("waiting", "ready", "stalled"),
-    [
-        ("ImagePullBackOff", "ImageMissing", "True"),
-        ("ErrImagePull", "ImageMissing", "True"),
-        ("CrashLoopBackOff", "WorkersNotReady", "False"),
-        ("ContainerCreating", "Progressing", "False"),
-    ],
-)
-async def test_why_a_pod_does_not_run(stand: Stand, waiting: str, ready: str, stalled: str) -> None:
-    await stand.settle()
-    status = {
-        "phase": "Pending",
-        "containerStatuses": [
-            {
-                "state": {"waiting": {"reason": waiting, "message": "back-off 40s"}},
-                "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
-            }
-        ],
-    }
-    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status=status))
-    await stand.turn()
-    assert stand.condition("Ready")[1] == ready
-    assert stand.condition("Stalled")[0] == stalled
-    if waiting == "CrashLoopBackOff":
-        assert stand.condition("Ready")[2] == (
-            "3 of 4 workers are ready; gpu-a-0: its worker ends again and again, the last time with exit code 2 (Error)"
-        )
-
-
-async def test_a_pod_that_no_node_takes_says_so(stand: Stand) -> None:
-    await stand.settle()
-    message = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/2"
-    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status={"conditions": [unplaced]}))
-    await stand.turn()
-    said = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu"
-    assert stand.condition("Ready")[2] == f"3 of 4 workers are ready; gpu-a-0: {said}"
-
-
-@pytest.mark.parametrize(
-    ("change", "reason", "said"),
-    [
-        ({"nodeSelector": {"gpu": "no"}}, "NoMatchingNodes", "no node has the labels of spec.nodeSelector"),
-        ({"resourceName": "amd.com/gpu"}, "WorkersNotReady", "no node offers amd.com/gpu"),
-        ({"gpusPerNode": 0}, "Ready", "gpusPerNode is 0"),
-    ],
-)
-async def test_a_pool_without_workers_says_why(change: dict[str, Any], reason: str, said: str) -> None:
-    stand = Stand()
-    stand.store.put(pool_body(**change))
-    stand.store.put(node_body("a"))
-    await stand.turn()
-    assert stand.condition("Ready")[1:] == (reason, said)
-    assert stand.condition("Stalled")[0] == "False"
-
-
-async def test_nodes_that_get_none_are_named(stand: Stand) -> None:
-    stand.store.change(KINDS.NODE, "a", lambda body: body["spec"].update(unschedulable=True))
-    stand.store.change(KINDS.NODE, "b", lambda body: body["status"]["conditions"][0].update(status="Unknown"))
-    calls, _ = await stand.turn()
-    assert [call for call in calls if call[1] == "Pod"] == []
-    assert stand.condition("Ready")[2] == ("no node offers nvidia.com/gpu; node a is cordoned; node b is not ready")
-
-
-async def test_many_reasons_are_cut_to_the_first_few(stand: Stand) -> None:
-    for name in "cdefg":
-        stand.store.put(node_body(name, unschedulable=True))
-    await stand.turn()
-    assert stand.condition("Ready")[2] == (
-        "0 of 4 workers are ready; node c is cordoned; node d is cordoned; node e is cordoned; and 2 more"
-    )

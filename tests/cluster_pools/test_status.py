@@ -1,0 +1,85 @@
+"""What a person reads of a pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster_pools.stand import Stand
+from cluster_pools.store import node_body, pool_body
+from forebay_operator.cluster.kinds import KINDS
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ready", "stalled"),
+    [
+        ("ImagePullBackOff", "ImageMissing", "True"),
+        ("ErrImagePull", "ImageMissing", "True"),
+        ("CrashLoopBackOff", "WorkersNotReady", "False"),
+        ("ContainerCreating", "Progressing", "False"),
+    ],
+)
+async def test_why_a_pod_does_not_run(stand: Stand, waiting: str, ready: str, stalled: str) -> None:
+    await stand.settle()
+    status = {
+        "phase": "Pending",
+        "containerStatuses": [
+            {
+                "state": {"waiting": {"reason": waiting, "message": "back-off 40s"}},
+                "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
+            }
+        ],
+    }
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status=status))
+    await stand.turn()
+    assert stand.condition("Ready")[1] == ready
+    assert stand.condition("Stalled")[0] == stalled
+    if waiting == "CrashLoopBackOff":
+        assert stand.condition("Ready")[2] == (
+            "3 of 4 workers are ready; gpu-a-0: its worker ends again and again, the last time with exit code 2 (Error)"
+        )
+
+
+async def test_a_pod_that_no_node_takes_says_so(stand: Stand) -> None:
+    await stand.settle()
+    message = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/2"
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status={"conditions": [unplaced]}))
+    await stand.turn()
+    said = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu"
+    assert stand.condition("Ready")[2] == f"3 of 4 workers are ready; gpu-a-0: {said}"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "said"),
+    [
+        ({"nodeSelector": {"gpu": "no"}}, "NoMatchingNodes", "no node has the labels of spec.nodeSelector"),
+        ({"resourceName": "amd.com/gpu"}, "WorkersNotReady", "no node offers amd.com/gpu"),
+        ({"gpusPerNode": 0}, "Ready", "gpusPerNode is 0"),
+    ],
+)
+async def test_a_pool_without_workers_says_why(change: dict[str, Any], reason: str, said: str) -> None:
+    stand = Stand()
+    stand.store.put(pool_body(**change))
+    stand.store.put(node_body("a"))
+    await stand.turn()
+    assert stand.condition("Ready")[1:] == (reason, said)
+    assert stand.condition("Stalled")[0] == "False"
+
+
+async def test_nodes_that_get_none_are_named(stand: Stand) -> None:
+    stand.store.change(KINDS.NODE, "a", lambda body: body["spec"].update(unschedulable=True))
+    stand.store.change(KINDS.NODE, "b", lambda body: body["status"]["conditions"][0].update(status="Unknown"))
+    calls, _ = await stand.turn()
+    assert [call for call in calls if call[1] == "Pod"] == []
+    assert stand.condition("Ready")[2] == ("no node offers nvidia.com/gpu; node a is cordoned; node b is not ready")
+
+
+async def test_many_reasons_are_cut_to_the_first_few(stand: Stand) -> None:
+    for name in "cdefg":
+        stand.store.put(node_body(name, unschedulable=True))
+    await stand.turn()
+    assert stand.condition("Ready")[2] == (
+        "0 of 4 workers are ready; node c is cordoned; node d is cordoned; node e is cordoned; and 2 more"
+    )
