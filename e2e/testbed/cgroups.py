@@ -14,8 +14,8 @@ WEIGHT = 4
 """Times that of any other group: what else runs on the machine may slow a node down, and not starve it."""
 
 
-def make(name: str, cores: Sequence[int]) -> None:
-    """The group ``name`` on ``cores``, in the unified hierarchy or in every one of version 1."""
+def make(name: str) -> None:
+    """The group ``name`` in the unified hierarchy or in every one of version 1."""
     for hierarchy in _hierarchies():
         group = hierarchy / name
         inherit = hierarchy / "cgroup.clone_children"
@@ -26,10 +26,20 @@ def make(name: str, cores: Sequence[int]) -> None:
         if controllers.exists():
             enabled = " ".join(f"+{controller}" for controller in controllers.read_text().split())
             (group / "cgroup.subtree_control").write_text(enabled)
-        settings = {"cpuset.cpus": ",".join(map(str, cores)), "cpu.shares": 1024 * WEIGHT, "cpu.weight": 100 * WEIGHT}
-        for setting, value in settings.items():
+        for setting, value in (("cpu.shares", 1024 * WEIGHT), ("cpu.weight", 100 * WEIGHT)):
             if (group / setting).exists():
                 (group / setting).write_text(str(value))
+
+
+def confine(name: str, cores: Sequence[int]) -> None:
+    """Keep what is in the group ``name`` on ``cores``, once the kubelet has made its groups there: in version 1 it
+    gives them all cores itself, and a group may not have more than the one above it."""
+    for hierarchy in _hierarchies():
+        top = hierarchy / name
+        below = [path.parent for path in top.rglob("cpuset.cpus") if path.parent != top]
+        version_1 = sorted(below, key=lambda path: len(path.parts), reverse=True)
+        for group in [top] if (top / "cpu.weight").exists() else version_1:
+            (group / "cpuset.cpus").write_text(",".join(map(str, cores)))
 
 
 def remove(name: str) -> None:

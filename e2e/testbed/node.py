@@ -39,7 +39,7 @@ class Node(Place):
         self.state.mkdir(parents=True, exist_ok=True)
         self.make()
         self._network()
-        cgroups.make(self.cgroup, self.cores)
+        cgroups.make(self.cgroup)
         self._containerd(archives)
         self._kubelet(authority)
         start_proxy(self, self.address, self.control.state, self.name)
@@ -60,6 +60,7 @@ class Node(Place):
             return conditions.get("Ready") == "True" and offered == self.devices
 
         self.daemons.wait(f"{self.name}/kubelet", ready)
+        cgroups.confine(self.cgroup, self.cores)
 
     def plug(self, *, connected: bool) -> None:
         """Pull the node's cable, or put it back."""
