@@ -10,15 +10,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import plane
+import yaml
 
 from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
 NAMESPACE = "forebay-system"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/forebay-operator"
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "forebay"
+RIGHTS = "templates/operator/rbac.yaml"
 PATIENCE = 30.0
 
 
@@ -32,6 +36,13 @@ def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     return found
 
 
+def rights() -> list[dict[str, Any]]:
+    """What the chart lets its operator do."""
+    command = [plane.BINARIES / "helm", "template", "forebay", CHART, "--namespace", NAMESPACE]
+    made = subprocess.run([*command, "--show-only", RIGHTS], capture_output=True, text=True, check=True)
+    return [body for body in yaml.safe_load_all(made.stdout) if body]
+
+
 class Operator:
     def __init__(self, api: plane.Plane, name: str, **environ: str) -> None:
         self.name = name
@@ -39,7 +50,7 @@ class Operator:
         self.grpc, self.view, self.health, self.metrics_port = plane.free_ports(4)
         self._environ = {
             **os.environ,
-            "KUBECONFIG": str(api.kubeconfig),
+            "KUBECONFIG": str(api.operator_kubeconfig),
             "POD_NAME": name,
             "POD_NAMESPACE": NAMESPACE,
             "FOREBAY_RELEASE": "forebay",

@@ -32,11 +32,15 @@ def available() -> bool:
 
 
 class Plane:
-    """``request`` speaks for an administrator; ``kubeconfig`` is theirs."""
+    """``request`` speaks for an administrator; ``kubeconfig`` is theirs. ``operator_kubeconfig`` is the service
+    account's that a chart named forebay makes."""
+
+    operator = "system:serviceaccount:forebay-system:forebay-operator"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kubeconfig = folder / "kubeconfig"
+        self.operator_kubeconfig = folder / "operator.kubeconfig"
         self.port, self._etcd_port, self._peer_port = free_ports(3)
         self.url = f"https://127.0.0.1:{self.port}"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -47,8 +51,10 @@ class Plane:
     def up(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         _token_key(self.folder)
-        (self.folder / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
-        self.kubeconfig.write_text(json.dumps(_kubeconfig(self.url)))
+        tokens = f'{TOKEN},admin,admin,"system:masters"\n{TOKEN}-operator,{self.operator},operator\n'
+        (self.folder / "tokens.csv").write_text(tokens)
+        self.kubeconfig.write_text(json.dumps(_kubeconfig(self.url, TOKEN)))
+        self.operator_kubeconfig.write_text(json.dumps(_kubeconfig(self.url, f"{TOKEN}-operator")))
         self._start("etcd", self._etcd())
         self.start()
 
@@ -149,13 +155,13 @@ def running(folder: Path) -> Iterator[Plane]:
         plane.down()
 
 
-def _kubeconfig(url: str) -> dict[str, Any]:
+def _kubeconfig(url: str, token: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
         "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
-        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "users": [{"name": "admin", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -16,18 +17,22 @@ import grpc
 import plane
 import pytest
 import yaml
-from operators import LEASE, NAMESPACE, Operator, holder, until
+from operators import LEASE, NAMESPACE, Operator, holder, rights, until
 
+from control.actors import Gateway, Worker, checkpoint
 from forebay_api.conditions import ConditionType
 from forebay_channel import Identity, Role, open_channel
 from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
+POOLS = f"/apis/forebay.dev/v1alpha1/namespaces/{NAMESPACE}/workerpools"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 MANY = 300
 
-pytestmark = pytest.mark.skipif(not plane.available(), reason="no kube-apiserver: run `make testbed`")
+pytestmark = pytest.mark.skipif(
+    not plane.available() or not (plane.BINARIES / "helm").exists(), reason="no kube-apiserver or helm: `make testbed`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,23 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[plane.Plane]:
             found.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind['metadata']['name']}", kind)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         found.request("POST", "/api/v1/namespaces", namespace)
+        for body in rights():
+            where = body["metadata"].get("namespace")
+            within = f"/namespaces/{where}" if where else ""
+            found.request("POST", f"/apis/{body['apiVersion']}{within}/{body['kind'].lower()}s", body)
+        pool = {"apiVersion": "forebay.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}}
+        until(lambda: created(found, {**pool, "spec": {"nodeSelector": {"no": "node"}}}))
         yield found
+
+
+def created(api: plane.Plane, pool: dict[str, Any]) -> bool:
+    try:
+        api.request("POST", POOLS, pool)
+    except urllib.error.HTTPError as error:
+        if error.code not in (404, 429):  # its kind was made a moment ago
+            raise
+        return False
+    return True
 
 
 @pytest.fixture
@@ -94,7 +115,43 @@ def test_without_workers_a_function_has_every_condition(api: plane.Plane, start:
     assert status(api, "alone")["observedGeneration"] == 2
     told = until(lambda: [event for event in api.request("GET", EVENTS)["items"] if event["reason"] == "Suspended"])
     assert told[0]["regarding"]["name"] == "alone"
+    for refused in ("401", "403"):
+        assert operator.count("forebay_api_requests_total", code=refused) == 0
     assert operator.end() == 0
+
+
+async def test_workers_are_adopted_by_the_next_operator(api: plane.Plane, start: Any) -> None:
+    checkpoints: dict[str, Any] = {"file:///models/a": checkpoint("aaaa", "file:///models/a")}
+    first = start("op-a")
+    workers = [Worker(f"w{number}", checkpoints) for number in range(2)]
+    gateway = Gateway("default")
+    await asyncio.to_thread(until, first.ready)
+    try:
+        for worker in workers:
+            await worker.attach(f"127.0.0.1:{first.grpc}")
+        await gateway.connect(f"127.0.0.1:{first.grpc}")
+        apply(api, "served")
+        await asyncio.to_thread(until, lambda: condition(api, "served", "Ready").get("status") == "True")
+        assert status(api, "served")["state"] == "Idle"
+        assert status(api, "served")["model"]["backbone"] == "aaaa"
+        gateway.ask("served", waiting=1)
+        await asyncio.to_thread(until, lambda: status(api, "served")["state"] == "Serving")
+        gateway.ask("served", in_flight=1)
+        await asyncio.to_thread(until, lambda: status(api, "served")["readyReplicas"] == 1)
+        await asyncio.to_thread(until, lambda: sum(len(worker.runs) for worker in workers) == 1)  # consolidated
+        running = {worker.name: worker.runs for worker in workers}
+        await asyncio.sleep(1)  # until that is written, too
+        first.end()
+        second = start("op-b", FOREBAY_OPERATOR=f"127.0.0.1:{first.grpc}")
+        await asyncio.to_thread(until, second.leads)
+        before = status(api, "served")
+        await asyncio.sleep(12)  # whatever it would do wrong it would have done by now
+        assert {worker.name: worker.runs for worker in workers} == running
+        assert status(api, "served") == before
+        assert second.count("forebay_api_requests_total", code="403") == 0
+    finally:
+        for actor in (gateway, *workers):
+            await actor.die()
 
 
 def test_a_restart_changes_no_status(api: plane.Plane, start: Any) -> None:

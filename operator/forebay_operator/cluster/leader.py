@@ -100,6 +100,6 @@ class Leader:
 
 
 def estate(seen: ClusterSeen) -> Estate:
-    """What pods say of their workers. A worker is called as its pod."""
+    """Which pools there are, and what pods say of their workers. A worker is called as its pod."""
     pools = {name: str((body["metadata"].get("labels") or {}).get(POOL_LABEL, "")) for name, body in seen.pods.items()}
     return Estate(pools, health.unhealthy(seen.pods.values()), frozenset(seen.pools))
