@@ -114,8 +114,7 @@ class _Secrets:
         if renewal.new_authority:
             pair = await asyncio.to_thread(make_authority, self._release, now)
             await self._put_authority(pair, (*read(pair.certificate), *renewal.trusted))
-            made_total.labels("authority").inc()
-            log.info("certificate made", phase="certificates", role="authority", release=self._release)
+            self._made("authority")
             return True
         authority, bundle = _data(self._authority), _bundle(renewal.trusted)
         changed = authority.get(BUNDLE) != bundle
@@ -125,15 +124,17 @@ class _Secrets:
             name = self._name(role)
             if name in renewal.make:
                 pair = await asyncio.to_thread(issue, _pair(authority), role, self._release, now)
-                made_total.labels(role).inc()
-                log.info("certificate made", phase="certificates", role=role, release=self._release)
+                await self._put(role_secret(self._release, role), secret, pair, bundle)
+                self._made(role)
+                changed = True
             elif name in renewal.tell:
-                pair = _pair(_data(secret))
-            else:
-                continue
-            await self._put(role_secret(self._release, role), secret, pair, bundle)
-            changed = True
+                await self._put(role_secret(self._release, role), secret, _pair(_data(secret)), bundle)
+                changed = True
         return changed
+
+    def _made(self, role: str) -> None:
+        made_total.labels(role).inc()
+        log.info("certificate made", phase="certificates", role=role, release=self._release)
 
     async def _get(self, name: str) -> Json | None:
         try:
