@@ -41,7 +41,8 @@ class Cluster:
         holder = lease["spec"].get("holderIdentity") or ""
         if not holder:
             raise NothingRuns(f"no operator leads in namespace {self._place(lease)}: look at its pods")
-        return f"127.0.0.1:{self._forward(self._place(lease), f'pod/{holder}', VIEW_PORT)}"
+        pod = holder.partition("_")[0]  # behind it: which of the pod's lives
+        return f"127.0.0.1:{self._forward(self._place(lease), f'pod/{pod}', VIEW_PORT)}"
 
     def gateway(self) -> str:
         """Base URL of the gateway. Raises NothingRuns."""

@@ -44,7 +44,7 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(KUBECTL.format(python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (tmp_path / "leases.json").write_text(json.dumps([lease("forebay", "forebay-operator-a")]))
+    (tmp_path / "leases.json").write_text(json.dumps([lease("forebay", "forebay-operator-a_x1y2")]))
     (tmp_path / "ports.json").write_text(
         json.dumps({"pod/forebay-operator-a": 40001, "pod/forebay-operator-b": 40003, "service/forebay-gateway": 40002})
     )

@@ -16,6 +16,9 @@ DURATION = 8.0
 RENEW = 5.0
 """Seconds from renewal to renewal."""
 
+LABELS = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "operator"}
+"""By which the command line finds an installation."""
+
 RETRY = 1.0
 """Seconds between looks of those who wait, and between attempts to renew."""
 
@@ -112,7 +115,7 @@ def body(lease: Body, holder: str, term: int, wall: float, since: float) -> dict
 
 def new(namespace: str, name: str, owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A lease that is not stored yet."""
-    metadata: dict[str, Any] = {"namespace": namespace, "name": name}
+    metadata: dict[str, Any] = {"namespace": namespace, "name": name, "labels": LABELS}
     if owners:
         metadata["ownerReferences"] = list(owners)
     return {"apiVersion": KINDS.LEASE.api_version, "kind": KINDS.LEASE.name, "metadata": metadata}
