@@ -58,7 +58,9 @@ def test_what_is_written() -> None:
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "forebay-owner", "uid": "u"}
     new = lease.new("ns", "forebay-operator", (owner,))
     body = lease.body({**new, "metadata": {**new["metadata"], "managedFields": [1]}}, ME, 2, 61.5, 60.0)
-    assert body["metadata"] == {"namespace": "ns", "name": "forebay-operator", "ownerReferences": [owner]}
+    labels = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "operator"}
+    named = {"namespace": "ns", "name": "forebay-operator", "labels": labels}
+    assert body["metadata"] == {**named, "ownerReferences": [owner]}
     assert body["spec"] == {
         "holderIdentity": ME,
         "leaseDurationSeconds": 8,
