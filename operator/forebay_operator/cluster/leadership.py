@@ -70,8 +70,8 @@ class Leadership:
                 if not self.term or not self._seen.version:
                     await self._look()
                 return await self._act()
-        except Conflict:
-            self._seen, self._stored = LeaseSeen(), None  # another one wrote: look
+        except (Conflict, NotFound):
+            self._seen, self._stored = LeaseSeen(), None  # another one wrote or deleted it: look
             return 0.0
         except (ApiError, TimeoutError) as error:  # who leads acts on: nobody else was seen to
             log.warning("the lease is out of reach", leading=bool(self.term), error=str(error) or "no answer in time")
@@ -83,6 +83,8 @@ class Leadership:
         except NotFound:
             self._stored = None
         self._seen = lease.seen(self._stored, self._seen, self._clock())
+        # Whatever becomes of the lease: a term that somebody led in is never led in again.
+        self._above = max(self._above, self._seen.transitions)
 
     async def _act(self) -> float:
         match lease.decide(self._seen, self.identity, self.term, self._above, self._clock()):

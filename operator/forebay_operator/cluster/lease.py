@@ -63,7 +63,8 @@ class StepDown:
 
 
 def decide(seen: LeaseSeen, me: str, term: int, above: int, now: float) -> Acquire | Renew | Wait | StepDown:
-    """``term``: the one that we lead in, 0 = we don't. ``above``: a term that workers obey already.
+    """``term``: the one that we lead in, 0 = we don't. ``above``: the highest that workers obey or that a
+    lease named.
 
     term   holder    changed
     > 0    we        ·           Renew, in a higher term if workers obey one
