@@ -91,7 +91,7 @@ class Actor:
     def _complete(self, ref: model_pb2.ModelRef) -> bool:
         """Add what fetching takes. False while credentials are still being fetched. Without those that cannot be had
         it may go all the same: what the node's cache holds needs none."""
-        subjects = self.inspections.subjects(ref.backbone)
+        subjects = self.inspections.subjects(ref.backbone, ref.uri)
         tokens = [(subject, self._token(subject)) for subject in subjects]
         for subject, token in tokens:
             if isinstance(token, Token):

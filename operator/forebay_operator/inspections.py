@@ -118,12 +118,12 @@ class Inspections:
         rest = self._rests.get(subject)
         return rest.failure if rest else None
 
-    def subjects(self, backbone: str) -> list[Subject]:
-        """Those that turned out to be ``backbone``."""
+    def subjects(self, backbone: str, uri: str) -> list[Subject]:
+        """Those that turned out to be ``backbone``, which other sources may have too."""
         return [
             subject
             for subject, answer in self._answers.items()
-            if isinstance(answer, Model) and answer.backbone == backbone
+            if subject.uri == uri and isinstance(answer, Model) and answer.backbone == backbone
         ]
 
     def ask(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from forebay_worker.artifact.errors import CACHE_FULL, SOURCE_UNAVAILABLE, CheckpointError
+from forebay_worker.artifact.errors import CACHE_FULL, SOURCE_UNAVAILABLE, UNAUTHORIZED, CheckpointError
 from forebay_worker.artifact.verify import Watch
 from forebay_worker.checkpoints import Ref
 from forebay_worker.holdings import Holdings
@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 5.0
 """Between tries to go on with what stopped for a reason that passes. The operator sees the error meanwhile, and does
 without this worker."""
+FORGET_SECONDS = 30.0
+"""After which an error is forgotten that other credentials may put right: only then is this worker told again."""
 PASSING = (f"{SOURCE_UNAVAILABLE}:", f"{CACHE_FULL}:")
 
 
@@ -34,6 +36,7 @@ class Watches:
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Watch] = {}
         self._again: dict[str, Callable[[], None]] = {}
+        self._refused: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, ref: Ref, checkpoint: Checkpoint) -> None:
@@ -63,11 +66,25 @@ class Watches:
             if held[backbone].error.startswith(PASSING):
                 log.info("hold.again", backbone=backbone)
                 again()
+            self._forget(backbone, held[backbone].error)
         if self._again:
             self._timer = self._loop.call_later(AGAIN_SECONDS, self._look)
 
+    def _forget(self, backbone: str, error: str) -> None:
+        now = self._loop.time()
+        if not error.startswith(f"{UNAUTHORIZED}:"):
+            self._refused.pop(backbone, None)
+        elif self._refused.setdefault(backbone, now) + FORGET_SECONDS <= now:
+            self._turns.start("forget", self._drop(backbone), backbone)
+
+    async def _drop(self, backbone: str) -> None:
+        await self._holdings.drop(backbone, ())
+        if self._holdings.checkpoint(backbone) is None:
+            self.end(backbone)
+
     def end(self, backbone: str) -> None:
         self._again.pop(backbone, None)
+        self._refused.pop(backbone, None)
         if watch := self._kept.pop(backbone, None):
             watch.close()
 

@@ -163,11 +163,12 @@ class Artifact:
         self._source()  # before a thread is started for nothing
         with self._lock:
             key = name, index
-            if key not in self._coming:
-                blocks = self._blocks[name]
-                self._coming[key] = _pool("fetch").submit(self._fetch, blocks, self._files[name], index)
-                self._coming[key].add_done_callback(lambda _: self._came(key))
-            return self._coming[key]
+            if known := self._coming.get(key):
+                return known
+            future = _pool("fetch").submit(self._fetch, self._blocks[name], self._files[name], index)
+            self._coming[key] = future
+            future.add_done_callback(lambda _: self._came(key))
+            return future
 
     def direct(self, path: Path, ranges: Sequence[tuple[int, int]]) -> list[Chunk]:
         """Bytes of short ranges straight from the source, past the cache. Raises CheckpointError."""
