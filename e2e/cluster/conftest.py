@@ -13,6 +13,7 @@ from testbed import release
 from testbed.cluster import Cluster
 
 from checkpoints import real_smollm2
+from cluster import kube
 
 if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
     from local.reference import Reference
@@ -34,6 +35,15 @@ def bed() -> Cluster:
     if not state:
         pytest.skip("needs the test bed's own cluster (make e2e)")
     return Cluster.at(Path(state))
+
+
+def left() -> list[str]:
+    """What carries the release's label; volumes of its claims are the test bed's."""
+    kinds = kube.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    # Endpoints are an older view of endpoint slices, and asking for them warns.
+    wanted = ",".join(sorted(set(kinds) - {"endpoints", "customresourcedefinitions.apiextensions.k8s.io"}))
+    label = f"app.kubernetes.io/instance={release.NAME}"
+    return kube.kubectl("get", wanted, "-A", "-l", label, "-o", "name", "--ignore-not-found", limit=60).split()
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +68,7 @@ def installation() -> Iterator[Installed]:
     forebay.settled("worker", 2, WORKERS_UP)
     yield forebay
     release.uninstall(cluster)
+    kube.until(left, lambda found: not found, "nothing is left of the release but its kinds")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROMPT, TOKENS = "Why is the sky blue?", 24
 OTHER, FEW = "Name a colour.", 8
+LONG = "The history of the water wheel began"
 KNOWN = {
     "Ready", "ModelResolved", "ResourcesAvailable", "Active", "Loaded", "ScalingActive", "Reconciling", "Stalled",
 }  # fmt: skip
@@ -137,6 +138,6 @@ async def test_a_stream_comes_in_pieces(forebay: Installed, real: Reference) -> 
     forebay.apply("streamed")
     forebay.ready("streamed")
     async with forebay.client("streamed") as client:
-        got = [piece async for piece in pieces(client, "streamed", PROMPT, max_tokens=TOKENS)]
-    real.check("".join(got), PROMPT, TOKENS, chat=False)
+        got = [piece async for piece in pieces(client, "streamed", LONG, max_tokens=TOKENS)]
+    real.check("".join(got), LONG, TOKENS, chat=False)
     assert len(got) > TOKENS // 2

@@ -24,8 +24,10 @@ FORBIDDEN = (
 
 
 def may(account: str, namespace: str, verb: str, what: str, where: str) -> bool:
-    user = f"--as=system:serviceaccount:{namespace}:{account}"
-    done = ran("kubectl", "auth", "can-i", verb, what, user, *(("-n", where) if where else ()), limit=30)
+    """``what``: a resource, or resource/subresource (which kubectl takes for a name)."""
+    kind, _, part = what.partition("/")
+    more = [f"--as=system:serviceaccount:{namespace}:{account}", f"--subresource={part}"]
+    done = ran("kubectl", "auth", "can-i", verb, kind, *more, *(("-n", where) if where else ()), limit=30)
     return done.stdout.strip() == "yes"
 
 
