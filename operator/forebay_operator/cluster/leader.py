@@ -11,7 +11,7 @@ from forebay_operator.cluster import health
 from forebay_operator.cluster.api import Api
 from forebay_operator.cluster.config import ClusterConfig
 from forebay_operator.cluster.default_pool import DefaultPool
-from forebay_operator.cluster.duty import duty
+from forebay_operator.cluster.duty import carefully, duty
 from forebay_operator.cluster.events import Events
 from forebay_operator.cluster.pools import Pools
 from forebay_operator.cluster.publish import Publisher
@@ -87,11 +87,14 @@ class Leader:
             yield stored
             if stored.invalid != invalid:  # they make no difference to passes
                 invalid = stored.invalid
-                self._publisher.take(self._parts.control.outcome, stored.invalid)
+                with carefully("status"):
+                    self._publisher.take(self._parts.control.outcome, stored.invalid)
 
     def _passed(self, outcome: Outcome) -> None:
-        self._publisher.take(outcome, self._source.stored.invalid)
-        self._events.take(outcome)
+        with carefully("status"):
+            self._publisher.take(outcome, self._source.stored.invalid)
+        with carefully("events"):
+            self._events.take(outcome)
         self._news.set()
 
     async def _keep_pools(self, now: float) -> float | None:
