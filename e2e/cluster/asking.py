@@ -56,7 +56,7 @@ async def answering(
     """``count`` answers that have not ended when the block begins; all are right when it has ended. ``urls``: whom to
     ask, in turn; else the address in the function's status."""
     real.answer(PROMPT, TOKENS, chat=False)
-    whom = urls or (forebay.look(name)["status"]["url"],)
+    whom = urls or (forebay.url(name),)
     answers = [Answer() for _ in range(count)]
     tasks = [
         asyncio.create_task(_ask(f"{whom[number % len(whom)]}/v1", name, answer))

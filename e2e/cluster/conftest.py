@@ -59,7 +59,8 @@ def installation() -> Iterator[Installed]:
     """Forebay with two operators, two gateways and one worker on each node."""
     state = os.environ.get("FOREBAY_TESTBED")
     if not state:
-        yield given()
+        with given() as forebay:
+            yield forebay
         return
     cluster = Cluster.at(Path(state))
     uri = release.prepare(cluster, real_smollm2())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
+import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +23,15 @@ IDLE = 600
 
 @dataclass
 class Installed:
-    """``namespace``: the release's; ``home``: where tests put functions; ``uri``: the real model's."""
+    """``namespace``: the release's; ``home``: where tests put functions; ``uri``: the real model's; ``base``: of the
+    gateway, where the addresses in the functions' status cannot be reached from here."""
 
     uri: str
     namespace: str = NAMESPACE
     home: str = "default"
     name: str = NAME
+    base: str = ""
     applied: list[str] = field(default_factory=list)
-    _numbers: Any = field(default_factory=itertools.count)
 
     def function(self, name: str, **spec: Any) -> Body:
         """The body of a function of the real model; ``spec`` adds to it."""
@@ -59,11 +62,14 @@ class Installed:
         """The function once its state is one of ``states``."""
         return kube.until(lambda: self.look(name), lambda body: _state(body) in states, f"{name} {states}", limit)
 
+    def url(self, name: str) -> str:
+        """Where a function is called."""
+        return f"{self.base}/{self.home}/{name}" if self.base else str(self.look(name)["status"]["url"])
+
     def client(self, name: str, **options: Any) -> openai.AsyncOpenAI:
-        """A client of one function, by the address that its status gives."""
-        url = self.look(name)["status"]["url"]
+        """A client of one function."""
         options.setdefault("max_retries", 0)
-        return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE, **options)
+        return openai.AsyncOpenAI(base_url=f"{self.url(name)}/v1", api_key="none", timeout=PATIENCE, **options)
 
     def pods(self, component: str) -> list[Body]:
         """Pods of operator, gateway or worker, without those that are going."""
@@ -110,14 +116,26 @@ def answered(url: str) -> int:
         return error.code
 
 
-def given() -> Installed:
-    """In a cluster that somebody else runs: Forebay is there already, and its model and names come by variables."""
-    return Installed(
+@contextlib.contextmanager
+def given() -> Iterator[Installed]:
+    """In a cluster that somebody else runs: Forebay is there already, its model and names come by variables, and its
+    gateway through a forwarded port."""
+    found = Installed(
         uri=os.environ.get("FOREBAY_E2E_MODEL", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"),
         namespace=os.environ.get("FOREBAY_E2E_NAMESPACE", NAMESPACE),
         home=os.environ.get("FOREBAY_E2E_HOME", "default"),
         name=os.environ.get("FOREBAY_E2E_RELEASE", NAME),
     )
+    command = ("kubectl", "port-forward", "-n", found.namespace, f"svc/{found.name}-gateway", ":80")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()  # Forwarding from 127.0.0.1:PORT -> 8080
+            assert "->" in said, f"{' '.join(command)} ended"
+            found.base = f"http://{said.split()[2]}"
+            yield found
+        finally:
+            process.terminate()
 
 
 def _state(body: Body) -> str:

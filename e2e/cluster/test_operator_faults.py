@@ -65,7 +65,7 @@ async def test_the_standby_takes_over_after_a_kill(bed: Cluster, forebay: Instal
 async def test_the_api_server_stops_for_a_minute(bed: Cluster, forebay: Installed, real: Reference) -> None:
     await ready(forebay, "steady")
     before = forebay.identities("worker")
-    url = forebay.look("steady")["status"]["url"]
+    url = forebay.url("steady")
     async with answering(forebay, "steady", real) as (answer,):
         await answer.reaches(1)
         await asyncio.to_thread(bed.daemons.stop, "kube-apiserver")
