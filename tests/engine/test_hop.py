@@ -3,89 +3,25 @@ refused, and that both ends learn of an end."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import grpc
 import pytest
 import torch
 
-from engine.rig import Loop, Node, Rig, formations, formed, greedy, opened, prompts, until
+from engine.rig import Node, Rig, formed, greedy, opened, prompts, until
+from engine.stranger import ONE, QUICK, BySocket, ByStream, Stranger, frame
 from forebay_api.model import Epoch
-from forebay_wire.v1 import stage_pb2, stage_pb2_grpc
-from forebay_worker import hop_inbound, hop_stream
+from forebay_wire.v1 import stage_pb2
+from forebay_worker import hop_inbound
 from forebay_worker.formation import Phase
-from forebay_worker.frame import HopLost, bytes_of, epoch_message, pieces, write
-from forebay_worker.hop import Key, Pace, Peer
+from forebay_worker.hop import Key, Pace
 
 Tiny = Callable[[str], Path]
-QUICK = Pace(heartbeat=0.1, silence=0.5, form=0.3)
-ONE = stage_pb2.Slice(length=1, blocks=[0])
-
-
-class Stranger(Protocol):
-    """A connection to a worker by somebody who knows the frames, and keeps to nothing else."""
-
-    def write(self, frame: stage_pb2.Frame, tensor: torch.Tensor | None = None) -> None: ...
-
-    def ended(self) -> bool:
-        """Waits until the worker has ended it; False when it does not."""
-
-    def close(self) -> None: ...
-
-
-class ByStream:
-    def __init__(self, node: Node, seconds: float = 10.0) -> None:
-        self._loop, self._seconds = node.loop, seconds
-        self._channel, self._call = node.loop.do(self._open(node.tcp))
-
-    async def _open(self, target: str) -> tuple[grpc.aio.Channel, Any]:
-        channel = grpc.aio.insecure_channel(target)
-        return channel, stage_pb2_grpc.StageStub(channel).Run(timeout=self._seconds)
-
-    def write(self, frame: stage_pb2.Frame, tensor: torch.Tensor | None = None) -> None:
-        payload = memoryview(b"") if tensor is None else bytes_of(tensor)
-        for piece in pieces(frame, payload):
-            self._loop.do(self._call.write(piece))
-
-    def ended(self) -> bool:
-        return self._loop.do(self._code()) is not grpc.StatusCode.DEADLINE_EXCEEDED
-
-    async def _code(self) -> grpc.StatusCode:
-        with suppress(grpc.aio.AioRpcError):
-            while await self._call.read() is not grpc.aio.EOF:
-                pass
-        return await self._call.code()  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        self._call.cancel()
-        self._loop.do(self._channel.close())
-
-
-class BySocket:
-    def __init__(self, node: Node, seconds: float = 10.0) -> None:
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(seconds)
-        self._sock.connect(node.hops.unix)
-
-    def write(self, frame: stage_pb2.Frame, tensor: torch.Tensor | None = None) -> None:
-        write(self._sock, frame, tensor)
-
-    def ended(self) -> bool:
-        try:
-            return self._sock.recv(1) == b""
-        except ConnectionResetError:  # it had not read all we sent
-            return True
-        except TimeoutError:
-            return False
-
-    def close(self) -> None:
-        self._sock.close()
 
 
 @pytest.fixture(params=[BySocket, ByStream], ids=["socket", "stream"])
@@ -105,10 +41,6 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[Callable[..., Stranger]
 @pytest.fixture(params=[True, False], ids=["socket", "stream"])
 def unix(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
-
-
-def frame(key: Key, **fields: Any) -> stage_pb2.Frame:
-    return stage_pb2.Frame(epoch=epoch_message(key.epoch), stage=key.stage, **fields)
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
@@ -333,120 +265,3 @@ def test_a_silent_neighbour_is_gone(rig: Rig, tiny: Tiny, stranger: Callable[...
     status = nodes[0].status(epoch)
     assert status is not None
     assert "silent" in status.reason
-
-
-class Wall:
-    """Takes TCP connections, and nothing from them: a peer whose cable is pulled, as seen from here."""
-
-    def __init__(self) -> None:
-        self._sock = socket.create_server(("127.0.0.1", 0))
-        self.tcp = f"127.0.0.1:{self._sock.getsockname()[1]}"
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class Losses:
-    """Who was lost, as often as we are told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Key, str]] = []
-
-    def __call__(self, key: Key, reason: str) -> None:
-        self.told.append((key, reason))
-
-
-def test_who_never_answers_is_lost_once(loop: Loop) -> None:
-    losses, key = Losses(), Key(Epoch(9, 1), 0)
-    with closing(Wall()) as wall:
-        hop = hop_stream.StreamHop(key, Peer("", wall.tcp), losses, QUICK, loop.loop, None)
-        hop.send(frame(key, tokens=[1]), None)
-        until(lambda: losses.told, "the loss is told")
-        with pytest.raises(HopLost, match="silent"):
-            hop.send(frame(key, tokens=[1]), None)
-        hop.close()
-        time.sleep(0.1)
-        assert [lost for lost, _ in losses.told] == [key]
-
-
-def test_frames_that_nobody_takes_are_bounded(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hop_stream, "QUEUED_FRAMES", 3)
-    losses, key = Losses(), Key(Epoch(9, 2), 0)
-    with closing(Wall()) as wall:
-        hop = hop_stream.StreamHop(key, Peer("", wall.tcp), losses, Pace(), loop.loop, None)
-        for _ in range(3):
-            hop.send(frame(key, tokens=[1]), None)
-        with pytest.raises(HopLost, match="untaken"):
-            hop.send(frame(key, tokens=[1]), None)
-        hop.close()
-    assert losses.told == []
-
-
-def test_what_we_close_is_not_told(rig: Rig, loop: Loop) -> None:
-    losses, key, node = Losses(), Key(Epoch(9, 3), 0), rig.node()
-    node.hops.announce(key)
-    for peer in (Peer(node.hops.unix, ""), Peer("", node.tcp)):
-        hop = rig.node().hops.connect(key, peer)
-        hop.close()
-        hop.close()
-        assert losses.told == []
-
-
-class Cable:
-    """Forwards TCP connections to a worker, until it is pulled: from then on nothing crosses, and nobody is told."""
-
-    def __init__(self, loop: Loop, target: str) -> None:
-        self._loop, self._target = loop, target
-        self._whole = asyncio.Event()
-        self._whole.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server = loop.do(asyncio.start_server(self._carry, "127.0.0.1", 0))
-        self.tcp = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def pull(self) -> None:
-        self._loop.loop.call_soon_threadsafe(self._whole.clear)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self._target.rpartition(":")
-        onward, back = await asyncio.open_connection(host, int(port))
-        self._tasks |= {asyncio.create_task(self._one_way(*way)) for way in ((reader, back), (onward, writer))}
-
-    async def _one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer), suppress(ConnectionError):
-            while data := await reader.read(65536):
-                await self._whole.wait()
-                writer.write(data)
-                await writer.drain()
-
-    def close(self) -> None:
-        self._loop.do(self._end())
-
-    async def _end(self) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def test_a_pulled_cable_breaks_the_pipeline_at_every_stage(rig: Rig, tiny: Tiny, loop: Loop) -> None:
-    """Only the way to the middle one: the others still hear each other."""
-    rig.pace = QUICK
-    folder, epoch = tiny("llama"), Epoch(9, 4)
-    nodes = [rig.node(unix=False) for _ in range(3)]
-    with closing(Cable(loop, nodes[1].tcp)) as cable:
-        nodes[1].tcp = cable.tcp
-        for formation, node in zip(formations(folder, epoch, nodes), nodes, strict=True):
-            node.prepare(folder)
-            node.land(folder)
-            node.executor.form(formation)
-        reader = rig.ask(nodes[2], epoch, (1, 2, 3), max_tokens=0)
-        reader.read(3)
-        cable.pull()
-        ended = reader.wait().ended
-        assert ended is not None
-        assert ended.reason == "pipeline_gone"
-        assert reader.tokens() == greedy(folder, (1, 2, 3), len(reader.tokens()))
-        for node in nodes:
-            until(lambda node=node: formed(node, epoch, Phase.BROKEN), "the break has come round")
-        reasons = [status.reason for node in nodes[:2] if (status := node.status(epoch))]
-        assert any("silent" in reason for reason in reasons)
