@@ -295,11 +295,12 @@ def test_the_environment_of_a_worker_keeps_transformers_offline_and_not_us(
     world: Sources, model: Path, tmp_path: Path
 ) -> None:
     """As ``python -m forebay_worker`` sets it before anything is imported."""
+    world.hub.token = TOKEN
     made = subprocess.run(
         [sys.executable, "-m", "forebay_worker", "inspect", world.uri("hf", "m")],
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_TOKEN": TOKEN},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "FOREBAY_MODEL_CREDENTIALS": TOKEN},
         check=False,
     )
     assert made.returncode == 0, made.stderr

@@ -13,9 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from forebay_worker.config import DeviceKind, OneLineParser, WorkerConfig, add_serve_flags, read_serve_flags
+
+if TYPE_CHECKING:
+    from forebay_worker.artifact.access import Access
 
 # Read by libraries when they are first imported.
 ENVIRONMENT = {
@@ -36,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "serve":
             return _serve(read_serve_flags(given.parser, given))
         case "inspect":
-            return _inspect(given.uri, given.dtype, given.json)
+            return _inspect(given.uri, given.dtype, _access(given), given.json)
         case "probe":
-            return _probe(given.uri, given.dtype, given.device)
+            return _probe(given.uri, given.dtype, _access(given), given.device)
         case _:
             return _model(given)
 
@@ -51,11 +54,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add_serve_flags(serve, environ)
     serve.set_defaults(parser=serve)
 
-    inspect = tools.add_parser("inspect", help="what a checkpoint holds, as JSON")
+    inspect = tools.add_parser("inspect", help="what a checkpoint holds, as JSON [FOREBAY_MODEL_CREDENTIALS]")
     inspect.add_argument(
         "uri", help="file:///folder, hf://org/name[:revision], s3://bucket/prefix or https://host/folder/"
     )
     inspect.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    _add_source_flags(inspect)
     inspect.add_argument("--json", action="store_true", help="errors as JSON on stdout too")
 
     probe = tools.add_parser("probe", help="measured compute of a checkpoint's layers, as JSON")
@@ -63,6 +67,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "uri", help="file:///folder, hf://org/name[:revision], s3://bucket/prefix or https://host/folder/"
     )
     probe.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    _add_source_flags(probe)
     probe.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
     kinds = tools.add_parser("model", help="make a checkpoint").add_subparsers(
@@ -77,6 +82,11 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     random.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
     random.add_argument("--seed", type=int, required=True)
     return parser
+
+
+def _add_source_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", default="", help="of hf://, a commit, tag or branch")
+    parser.add_argument("--digest", default="", help="sha256:… that the manifest of files must have")
 
 
 def _serve(config: WorkerConfig) -> int:
@@ -101,12 +111,18 @@ def _serve(config: WorkerConfig) -> int:
     return 0
 
 
-def _inspect(uri: str, dtype: str, errors_as_json: bool) -> int:
-    from forebay_worker.artifact.access import Access
+def _access(given: argparse.Namespace) -> Access:
+    """Credentials come by the environment alone: command lines are seen by everybody on the machine."""
+    from forebay_worker.artifact.access import Access, Secret
+
+    return Access(given.revision, given.digest, Secret(os.environ.get("FOREBAY_MODEL_CREDENTIALS", "")))
+
+
+def _inspect(uri: str, dtype: str, access: Access, errors_as_json: bool) -> int:
     from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 
     try:
-        model = open_checkpoint(uri, dtype, Access()).model
+        model = open_checkpoint(uri, dtype, access).model
     except CheckpointError as error:
         if errors_as_json:
             _print({"reason": error.reason, "message": error.message})
@@ -115,12 +131,11 @@ def _inspect(uri: str, dtype: str, errors_as_json: bool) -> int:
     return 0
 
 
-def _probe(uri: str, dtype: str, device: DeviceKind) -> int:
-    from forebay_worker.artifact.access import Access
+def _probe(uri: str, dtype: str, access: Access, device: DeviceKind) -> int:
     from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 
     try:
-        checkpoint = open_checkpoint(uri, dtype, Access())
+        checkpoint = open_checkpoint(uri, dtype, access)
     except CheckpointError as error:
         return _refuse(f"{error.reason}: {error.message}")
     import torch

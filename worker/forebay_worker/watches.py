@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 import structlog
 
-from forebay_worker.artifact.errors import CACHE_FULL, SOURCE_UNAVAILABLE, UNAUTHORIZED, CheckpointError
+from forebay_worker.artifact.cache import DAMAGE_SECONDS
+from forebay_worker.artifact.errors import (
+    CACHE_FULL,
+    CHECKSUM_MISMATCH,
+    SOURCE_UNAVAILABLE,
+    UNAUTHORIZED,
+    CheckpointError,
+)
 from forebay_worker.artifact.verify import Watch
 from forebay_worker.checkpoints import Ref
 from forebay_worker.holdings import Holdings
@@ -21,8 +28,9 @@ log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 5.0
 """Between tries to go on with what stopped for a reason that passes. The operator sees the error meanwhile, and does
 without this worker."""
-FORGET_SECONDS = 30.0
-"""After which an error is forgotten that other credentials may put right: only then is this worker told again."""
+FORGET_SECONDS = {f"{UNAUTHORIZED}:": 30.0, f"{CHECKSUM_MISMATCH}:": DAMAGE_SECONDS}
+"""After which an error is forgotten that a person may have put right at the source: the operator tells no worker to
+hold what it reports to have failed with."""
 PASSING = (f"{SOURCE_UNAVAILABLE}:", f"{CACHE_FULL}:")
 
 
@@ -72,9 +80,10 @@ class Watches:
 
     def _forget(self, backbone: str, error: str) -> None:
         now = self._loop.time()
-        if not error.startswith(f"{UNAUTHORIZED}:"):
+        seconds = next((seconds for reason, seconds in FORGET_SECONDS.items() if error.startswith(reason)), None)
+        if seconds is None:
             self._refused.pop(backbone, None)
-        elif self._refused.setdefault(backbone, now) + FORGET_SECONDS <= now:
+        elif self._refused.setdefault(backbone, now) + seconds <= now:
             self._turns.start("forget", self._drop(backbone), backbone)
 
     async def _drop(self, backbone: str) -> None:
@@ -85,19 +94,22 @@ class Watches:
     def end(self, backbone: str) -> None:
         self._again.pop(backbone, None)
         self._refused.pop(backbone, None)
+        self._let_go(backbone)
+
+    def _let_go(self, backbone: str) -> None:
         if watch := self._kept.pop(backbone, None):
             watch.close()
 
     def close(self) -> None:
         for backbone in tuple(self._kept):
-            self.end(backbone)
+            self._let_go(backbone)
         if self._timer is not None:
             self._timer.cancel()
 
     async def _condemn(self, ref: Ref, error: CheckpointError) -> None:
         """No answer may come from these bytes any more. The report says why, for the operator to look again."""
         log.error("backbone.damaged", backbone=ref.backbone, reason=error.message)
-        self.end(ref.backbone)
+        self._let_go(ref.backbone)
         for pipeline in self._executor.pipelines():
             if pipeline.backbone == ref.backbone:
                 self._executor.dissolve(pipeline.epoch, error.message)

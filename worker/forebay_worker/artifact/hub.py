@@ -33,7 +33,7 @@ from forebay_worker.artifact.uri import Uri
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT = 20.0
+TIMEOUT = 8.0
 """Seconds for the listing."""
 
 _client = threading.Lock()

@@ -35,7 +35,8 @@ if TYPE_CHECKING:  # obstore has these for type checkers alone
 log = structlog.get_logger(__name__)
 
 PATIENCE = 30.0
-"""Seconds for which a read is tried again."""
+LOOK_PATIENCE = 8.0
+"""Seconds for which a read of weights, or anything that an inspection waits for, is tried again."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 4.0
 
 RETRY: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}  # ours also covers broken bodies
@@ -96,7 +97,7 @@ class Store:
                 raise Unavailable(SOURCE_UNAVAILABLE, f"{self._what}: {name} came cut short")
             return content
 
-        return self._persist(name, once)
+        return self._persist(name, once, PATIENCE)
 
     def whole(self, name: str, limit: int, tag: str = "") -> Chunk:
         def once() -> Chunk:
@@ -134,10 +135,10 @@ class Store:
         if tag and _found(name, meta).tag != tag:
             raise CheckpointError(CHECKSUM_MISMATCH, f"{self._what}: {name} has changed since it was inspected")
 
-    def _persist(self, name: str, once: Callable[[], T]) -> T:
+    def _persist(self, name: str, once: Callable[[], T], patience: float = LOOK_PATIENCE) -> T:
         """Call until it succeeds, fails for good or patience ends."""
         what = f"{self._what}: {name}" if name else self._what
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + min(patience, PATIENCE)
         for wait in waits():
             try:
                 return once()
