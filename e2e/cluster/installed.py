@@ -87,9 +87,13 @@ class Installed:
         )
 
     def leader(self) -> str:
-        """Name of the operator's pod that acts."""
+        """Identity of the operator that acts: its pod's name, and a part that is new at each start of its process."""
         lease = kube.get("lease", f"{self.name}-operator", self.namespace)
-        return str(lease["spec"]["holderIdentity"]).split("_")[0]
+        return str(lease["spec"]["holderIdentity"])
+
+    def leading(self) -> Body:
+        """The pod of the operator that acts."""
+        return kube.get("pod", self.leader().partition("_")[0], self.namespace)
 
     def remove(self, name: str) -> None:
         kube.delete("llmfn", name, self.home)

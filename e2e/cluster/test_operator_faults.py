@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster.asking import answering
 from cluster.installed import Installed
+from cluster.killing import kill
 from testbed.cluster import Cluster
 
 from cluster import kube
@@ -37,10 +38,9 @@ def new_leader(forebay: Installed, old: str, limit: float) -> str:
 async def test_the_operator_is_killed(bed: Cluster, forebay: Installed, real: Reference, pieces: int) -> None:
     await ready(forebay, "survivor")
     before = forebay.identities("worker")
-    leader = forebay.leader()
     async with answering(forebay, "survivor", real) as (answer,):
         await answer.reaches(pieces)
-        await asyncio.to_thread(kube.delete, "pod", leader, forebay.namespace, wait=False, grace=0)
+        kill(forebay.leading())
     await asyncio.to_thread(forebay.settled, "operator", 2)
     assert forebay.identities("worker") == before
 
@@ -48,7 +48,7 @@ async def test_the_operator_is_killed(bed: Cluster, forebay: Installed, real: Re
 async def test_the_standby_takes_over_at_once_after_a_clean_stop(bed: Cluster, forebay: Installed) -> None:
     leader = forebay.leader()
     terms = kube.get("lease", f"{forebay.name}-operator", forebay.namespace)["spec"]["leaseTransitions"]
-    kube.delete("pod", leader, forebay.namespace, wait=False)
+    kube.delete("pod", leader.partition("_")[0], forebay.namespace, wait=False)
     new_leader(forebay, leader, CLEAN_TAKE_OVER + LOOK)
     lease = kube.get("lease", f"{forebay.name}-operator", forebay.namespace)
     assert lease["spec"]["leaseTransitions"] > terms, "the leader's term grows"
@@ -57,7 +57,7 @@ async def test_the_standby_takes_over_at_once_after_a_clean_stop(bed: Cluster, f
 
 async def test_the_standby_takes_over_after_a_kill(bed: Cluster, forebay: Installed) -> None:
     leader = forebay.leader()
-    kube.delete("pod", leader, forebay.namespace, wait=False, grace=0)
+    kill(forebay.leading())
     new_leader(forebay, leader, TAKE_OVER + LOOK)
     forebay.settled("operator", 2)
 

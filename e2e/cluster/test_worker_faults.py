@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from cluster.asking import answering
 from cluster.installed import Installed
+from cluster.killing import kill
 from cluster.kube import Body
 from testbed import gpus
 from testbed.cluster import Cluster
@@ -32,18 +31,6 @@ async def serving(forebay: Installed, name: str, workers: int = 2) -> None:
     await asyncio.to_thread(forebay.ready, name)
 
 
-def container(pod: Body) -> list[int]:
-    """The processes of a pod on this machine, the oldest first: its containers live in our process namespace."""
-    mine, uid = [], f"FOREBAY_POD_UID={pod['metadata']['uid']}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if uid in (folder / "environ").read_bytes().split(b"\0"):
-                mine.append(int(folder.name))
-        except OSError:
-            continue
-    return sorted(mine)
-
-
 @pytest.mark.parametrize("grace", [0, None], ids=["at once", "with its grace"])
 async def test_a_worker_is_deleted(bed: Cluster, forebay: Installed, real: Reference, grace: int | None) -> None:
     await serving(forebay, "alive")
@@ -62,8 +49,7 @@ async def test_a_worker_is_killed_by_the_kernel(bed: Cluster, forebay: Installed
     for pod in forebay.pods("worker"):
         async with answering(forebay, "alive", real, count=2) as answers:
             await answers[0].reaches(10)
-            for process in container(pod):
-                os.kill(process, signal.SIGKILL)
+            kill(pod)
         again = await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
         (same,) = [found for found in again if found["metadata"]["name"] == pod["metadata"]["name"]]
         assert same["metadata"]["uid"] == pod["metadata"]["uid"], "the kubelet restarts the container, nobody the pod"

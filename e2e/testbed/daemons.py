@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -35,12 +34,20 @@ class Daemons:
             return
         words = [str(word) for word in command]
         self._file("run", name, "json").write_text(json.dumps({"command": words, "env": dict(env or {})}))
-        with self.log(name).open("ab") as log:
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **(env or {})},
-            )  # fmt: skip
-        self._file("run", name, "pid").write_text(f"{process.pid} {_stat(process.pid)[19]}")
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        # Not a Popen: that expects to be waited for, and this one outlives us.
+        pid = os.posix_spawnp(
+            words[0],
+            words,
+            {**os.environ, **(env or {})},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.log(name)), append, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        self._file("run", name, "pid").write_text(f"{pid} {_stat(pid)[19]}")
 
     def start_again(self, name: str) -> None:
         """Start what was stopped, as it was; raises `Failed` for a name that was never started."""
