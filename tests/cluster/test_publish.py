@@ -169,6 +169,16 @@ async def test_a_write_that_fails_is_made_again(rig: Rig) -> None:
     assert rig.writes() == 3
 
 
+async def test_many_are_all_written(rig: Rig) -> None:
+    many = {}
+    for number in range(100):
+        name = f"m{number}"
+        rig.api.put({**OBJECT, "metadata": {**OBJECT["metadata"], "name": name, "uid": name}})
+        many[FunctionKey("ns", name)] = Invalid(name, 1, "wrong")
+    rig.publisher.take(outcome(), many)
+    await until(lambda: rig.writes() == 101)
+
+
 async def test_one_that_is_refused_hinders_no_other(rig: Rig) -> None:
     other = FunctionKey("ns", "g")
     rig.api.put({**OBJECT, "metadata": {**OBJECT["metadata"], "name": "g", "uid": "u2"}})

@@ -59,6 +59,21 @@ def test_what_changed_is_told_once() -> None:
     assert not shelf.touched()
 
 
+def test_a_status_is_no_news_of_a_kind_whose_status_is_ours() -> None:
+    ours, theirs = Shelf(by_generation=True), Shelf()
+    for shelf in (ours, theirs):
+        shelf.take("ADDED", body("f", "1"))
+        assert shelf.named()["ns", "f"]["metadata"]["resourceVersion"] == "1"
+        assert shelf.take("MODIFIED", body("f", "1", 2))
+        assert shelf.named()["ns", "f"]["metadata"]["resourceVersion"] == "2"
+    assert (ours.revision, theirs.revision) == (1, 2)
+    assert ours.touched() == {("ns", "f")}
+    ours.take("MODIFIED", body("f", "1", 3, generation=2))
+    ours.take("MODIFIED", body("f", "1", 4, generation=2, deletionTimestamp="2026-01-01T00:00:00Z"))
+    ours.take("DELETED", body("f", "1", 5))
+    assert ours.revision == 4
+
+
 async def test_functions_of_bodies() -> None:
     shelf = Shelf()
     source = Source(shelf.named)

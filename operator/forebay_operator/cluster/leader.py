@@ -59,6 +59,7 @@ class Leader:
         self._events = Events(api, config.pod, lambda: watch.functions)
         self._pools = Pools(api, settings, self._events.about)
         self._default_pool = DefaultPool(api, config.namespace, config.release, self._events.about)
+        self._revision = watch.revision
         self._news = asyncio.Event()
         self._parts: Parts = assemble(term, urls, timing, estate=lambda: estate(watch.seen), passed=self._passed)
 
@@ -76,10 +77,12 @@ class Leader:
 
     def changed(self) -> None:
         """The watch shows something else."""
-        self._source.changed()
         self._publisher.look(self._watch.touched())
-        self._parts.alarm.within(0.0)
-        self._news.set()
+        if self._revision != self._watch.revision:
+            self._revision = self._watch.revision
+            self._source.changed()
+            self._parts.alarm.within(0.0)
+            self._news.set()
 
     async def _follow(self) -> AsyncIterator[StoredFunctions]:
         invalid: Mapping[FunctionKey, Invalid] = {}

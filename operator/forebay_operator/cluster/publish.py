@@ -160,7 +160,11 @@ class Publisher:
         one.busy, one.due = True, None
         task = asyncio.create_task(self._write(key, one))
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        self._moved.set()  # not before: whoever looked would find no room
 
     async def _write(self, key: FunctionKey, one: _Object) -> None:
         wanted = one.wanted
@@ -176,7 +180,6 @@ class Publisher:
             log.warning("a status could not be written", function=str(key), error=str(error), tries=one.tries)
         finally:
             one.busy = False
-            self._moved.set()
         WRITES.labels(how).inc()
         one.written = self._clock()
         one.longest = AWAY if how == "unreachable" else LONGEST

@@ -65,6 +65,7 @@ class Watch:
             Watched(KINDS.CLAIM, namespace),
         )
         self._kept = {watched.kind: _Kept(watched) for watched in (*everywhere, *ours)}
+        self._kept[KINDS.FUNCTION].shelf = Shelf(by_generation=True)
         for group in (everywhere, ours):
             listener = Listener(group, self._take, context)
             for watched in group:
@@ -83,6 +84,11 @@ class Watch:
     def functions(self) -> Mapping[tuple[str, str], Body]:
         """By namespace and name."""
         return self._kept[KINDS.FUNCTION].shelf.named()
+
+    @property
+    def revision(self) -> int:
+        """Grows with all but the status of functions, which is what we write ourselves."""
+        return sum(kept.shelf.revision for kept in self._kept.values())
 
     def touched(self) -> set[tuple[str, str]]:
         """Namespaces and names of functions that changed since this was last asked."""
