@@ -57,6 +57,7 @@ class FileServer:
         self.files: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.lever = Lever()
+        self._tags: dict[str, tuple[bytes, str]] = {}
         self.token = ""
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
@@ -88,7 +89,15 @@ class FileServer:
         if path not in self.files:
             return 404, {}, b"not here"
         content = self.files[path]
-        return 200, {"ETag": f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'}, content
+        return 200, {"ETag": self._tag(path, content)}, content
+
+    def _tag(self, path: str, content: bytes) -> str:
+        """Computed once for each content: it is asked for with every range."""
+        known, tag = self._tags.get(path, (b"", ""))
+        if known is not content:
+            tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+            self._tags[path] = content, tag
+        return tag
 
     def close(self) -> None:
         self._server.shutdown()
@@ -151,6 +160,8 @@ class HubServer(FileServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
+    wbufsize = -1
     owner: FileServer
 
     def do_GET(self) -> None:
