@@ -16,10 +16,16 @@ import fcntl
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from forebay_worker.artifact.errors import CACHE_FULL, INVALID_CHECKPOINT, CheckpointError
+from forebay_worker.artifact.errors import (
+    CACHE_FULL,
+    INVALID_CHECKPOINT,
+    SOURCE_UNAVAILABLE,
+    CheckpointError,
+)
 
 BLOCK_BYTES = 8 << 20
 PRESENT = b"\1"
@@ -27,6 +33,7 @@ BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 VERIFYING = 1 << 40
 """The byte whose lock is held by who hashes the file."""
 OPENING = VERIFYING + 1
+OPENING_PATIENCE = 60.0
 
 
 class Blocks:
@@ -49,8 +56,11 @@ class Blocks:
 
     def _begin(self) -> None:
         boot = BOOT_FILE.read_bytes().strip()
-        while not self.claim(OPENING):
-            pass  # held for the microseconds of what follows
+        until = time.monotonic() + OPENING_PATIENCE
+        while not self.claim(OPENING):  # held for the microseconds of what follows
+            if time.monotonic() > until:
+                raise CheckpointError(SOURCE_UNAVAILABLE, f"{self.path}: another process has kept it locked")
+            time.sleep(0.001)
         try:
             if os.pread(self._state, len(boot), self.count) != boot:
                 os.ftruncate(self._state, 0)

@@ -50,7 +50,8 @@ def obtain(uri: Uri, access: Access | None, environ: Mapping[str, str] = os.envi
 
 
 def _cached(uri: Uri, cache: Cache, environ: Mapping[str, str]) -> Artifact:
-    listing = cache.find(endpoints.identity(uri, environ), "")
+    identity = endpoints.identity(uri, environ)
+    listing = cache.find(identity, uri.revision) or cache.find(identity, "")  # a branch's name says no state
     if listing is None or small.missing(cache.place(listing), listing):
         raise CheckpointError(SOURCE_UNAVAILABLE, f"{uri}: not in the cache")
     return Artifact(cache, cache.place(listing), listing, None)
