@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from forebay_api.function import FunctionKey
 from forebay_operator.act import Actor
 from forebay_operator.control import Alarm, Control, Outcome
+from forebay_operator.credentials import Credentials, FromEnvironment
 from forebay_operator.demand import Demand
 from forebay_operator.doors import Doors
 from forebay_operator.estate import Estate
@@ -74,8 +75,10 @@ def assemble(
     *,
     estate: Callable[[], Estate] = Estate,
     passed: Callable[[Outcome], None] = lambda _: None,
+    credentials: Credentials | None = None,
 ) -> Parts:
-    """``estate``: what is known of workers besides what they say; ``passed`` is called after each pass."""
+    """``estate``: what is known of workers besides what they say; ``passed`` is called after each pass;
+    ``credentials``: where secrets of functions are found, by default in the environment."""
     began = time.time()
     alarm = Alarm()
     inspections = Inspections()
@@ -103,7 +106,7 @@ def assemble(
         term=term,
         alarm=alarm,
         observer=observer,
-        actor=Actor(fleet, inspections, Sent(), observer.epochs),
+        actor=Actor(fleet, inspections, Sent(), observer.epochs, credentials or FromEnvironment()),
         timeline=timeline,
         statuses=Statuses(urls),
         routes=routes,

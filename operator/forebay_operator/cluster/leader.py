@@ -15,6 +15,7 @@ from forebay_operator.cluster.duty import carefully, duty
 from forebay_operator.cluster.events import Events
 from forebay_operator.cluster.pools import Pools
 from forebay_operator.cluster.publish import Publisher
+from forebay_operator.cluster.secrets import Secrets
 from forebay_operator.cluster.seen import ClusterSeen
 from forebay_operator.cluster.source import Invalid, Source, StoredFunctions
 from forebay_operator.cluster.template import POOL_LABEL, PodSettings
@@ -61,7 +62,15 @@ class Leader:
         self._default_pool = DefaultPool(api, config.namespace, config.release, self._events.about)
         self._revision = watch.revision
         self._news = asyncio.Event()
-        self._parts: Parts = assemble(term, urls, timing, estate=lambda: estate(watch.seen), passed=self._passed)
+        self._secrets = Secrets(api, lambda: self._parts.alarm.within(0.0))
+        self._parts: Parts = assemble(
+            term,
+            urls,
+            timing,
+            estate=lambda: estate(watch.seen),
+            passed=self._passed,
+            credentials=self._secrets,
+        )
 
     async def run(self, doorways: Doorways) -> None:
         """Until cancelled."""
@@ -71,6 +80,7 @@ class Leader:
             self._parts.run(self._follow()),
             self._publisher.run(),
             self._events.run(),
+            self._secrets.run(),
             duty("pools", self._keep_pools, self._news, APART),
             duty("default pool", self._default_pool.keep, asyncio.Event(), APART),
         )

@@ -1,0 +1,107 @@
+"""The Secrets that functions name for fetching their models: read when they are first asked for, and now and then anew.
+
+They are kept in memory only, and forgotten when nobody has asked for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forebay_operator.cluster.api import Api, ApiError, NotFound, Unreachable
+from forebay_operator.cluster.duty import carefully
+from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.credentials import Refused, SecretKey, Token
+
+FRESH = 60.0
+"""Seconds after which what was read is read again when it is asked for."""
+
+KEPT = 600.0
+"""Seconds after the last question in which it stays in memory."""
+
+AGAIN = 5.0
+"""Seconds until a read that got no answer is tried again."""
+
+FORBIDDEN = 403
+FIELD = "spec.model.credentials"
+
+
+@dataclass(slots=True)
+class _Kept:
+    answer: Token | Refused | None = None
+    read_at: float = -FRESH
+    asked_at: float = 0.0
+
+
+class Secrets:
+    """Credentials of a cluster. ``changed`` is called when there is another answer than before."""
+
+    def __init__(self, api: Api, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._changed = changed
+        self._clock = clock
+        self._kept: dict[SecretKey, _Kept] = {}
+        self._news = asyncio.Event()
+
+    def find(self, wanted: SecretKey) -> Token | Refused | None:
+        kept = self._kept.setdefault(wanted, _Kept())
+        kept.asked_at = self._clock()
+        if kept.asked_at - kept.read_at >= FRESH:
+            self._news.set()
+        return kept.answer
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            silent = False
+            with carefully("secrets"):
+                silent = await self._read_due()
+            if silent:
+                await asyncio.sleep(AGAIN)
+                self._news.set()
+
+    async def _read_due(self) -> bool:
+        """Whether nobody answered for one of them."""
+        now = self._clock()
+        self._kept = {key: kept for key, kept in self._kept.items() if now - kept.asked_at < KEPT}
+        silent = False
+        for key, kept in list(self._kept.items()):
+            if self._clock() - kept.read_at < FRESH:
+                continue
+            try:
+                answer = await self._read(key)
+            except Unreachable:  # what is known goes on being used
+                silent = True
+                continue
+            kept.read_at = self._clock()
+            if answer != kept.answer:
+                kept.answer = answer
+                self._changed()
+        return silent
+
+    async def _read(self, key: SecretKey) -> Token | Refused:
+        """Raises Unreachable."""
+        where = f"Secret {key.namespace}/{key.name}"
+        try:
+            secret = await self._api.get(KINDS.SECRET, key.namespace, key.name)
+        except NotFound:
+            return Refused(f"{FIELD}: there is no {where}")
+        except Unreachable:
+            raise
+        except ApiError as error:
+            if error.status != FORBIDDEN:
+                return Refused(f"{FIELD}: {where} cannot be read ({error.reason or error.status})")
+            return Refused(f"{FIELD}: the operator may not read {where}: list it in the chart's credentials.secrets")
+        encoded = (secret.get("data") or {}).get(key.key)
+        if not encoded:
+            return Refused(f"{FIELD}: {where} has no key {key.key}")
+        try:
+            return Token(base64.b64decode(encoded, validate=True).decode().strip())
+        except (binascii.Error, UnicodeDecodeError):
+            return Refused(f"{FIELD}: key {key.key} of {where} is no text")
