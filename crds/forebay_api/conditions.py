@@ -45,6 +45,7 @@ class Reason(StrEnum):
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
     INVALID_CHECKPOINT = "InvalidCheckpoint"
     SOURCE_UNAVAILABLE = "SourceUnavailable"  # tried again: not terminal, unlike the five above
+    CACHE_FULL = "CacheFull"  # likewise
     # ResourcesAvailable
     AVAILABLE = "Available"
     INSUFFICIENT_GPUS = "InsufficientGPUs"

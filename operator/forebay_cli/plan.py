@@ -102,9 +102,13 @@ def plans(files: tuple[Path, ...], workers: int, flags: DeviceFlags, prompt_toke
 
 
 def _plan(function: Function, workers: int, flags: DeviceFlags, prompt_tokens: int) -> Plan:
-    uri, dtype = function.spec.model.uri, function.spec.model.dtype
-    model = _model(run_tool("inspect", uri, "--dtype", dtype))
-    probed = run_tool("probe", uri, "--dtype", dtype, "--device", flags.device)
+    wanted = function.spec.model
+    named = [wanted.uri, "--dtype", wanted.dtype]
+    named += [
+        word for flag in ("revision", "digest") if (value := getattr(wanted, flag)) for word in (f"--{flag}", value)
+    ]
+    model = _model(run_tool("inspect", *named))
+    probed = run_tool("probe", *named, "--device", flags.device)
     costs = Costs(layer=_samples(probed["layer"]), head=_samples(probed["head"]))
     memory = parse_size(flags.device_memory) if flags.device_memory else _machine_memory() // workers
     seen = list(_workers(workers, flags, memory))

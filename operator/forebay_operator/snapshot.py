@@ -112,6 +112,7 @@ class Observer:
         subject = Subject.of(known.function)
         found = self.inspections.found(subject)
         model = found if isinstance(found, Model) else None
+        trouble = self.inspections.trouble(subject)
         failure = (found.reason, found.message) if isinstance(found, Failure) else None
         if model is not None:
             failure = _too_long(known, model) or _unprepared(model, self.fleet.workers)
@@ -122,6 +123,7 @@ class Observer:
             failure=failure,
             first_seen=known.first_seen,
             inspecting=self.inspections.under_way(subject),
+            trouble=(trouble.reason, trouble.message) if trouble else None,
         )
 
     def _backbones(

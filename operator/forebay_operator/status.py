@@ -210,7 +210,7 @@ def _ready(look: Look) -> Verdict:
     if not look.workers:
         return look.nobody
     if not look.function.serving:
-        return Status.UNKNOWN, Reason.RESOLVING, "a worker looks at the model"
+        return _resolving(look)
     if (lack := _lack(look)) is not None:
         return Status.FALSE, Reason.INSUFFICIENT_GPUS, lack
     return Status.TRUE, Reason.READY, ""
@@ -224,6 +224,12 @@ def _model_resolved(look: Look) -> Verdict:
         return Status.TRUE, Reason.RESOLVED, ""
     if not look.workers:
         return Status.UNKNOWN, Reason.NO_WORKER, look.nobody[2]
+    return _resolving(look)
+
+
+def _resolving(look: Look) -> Verdict:
+    if look.function.trouble is not None:
+        return Status.UNKNOWN, *look.function.trouble
     return Status.UNKNOWN, Reason.RESOLVING, "a worker looks at the model"
 
 

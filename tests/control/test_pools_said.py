@@ -56,6 +56,15 @@ def test_who_is_missing(
     assert told[ConditionType.RESOURCES_AVAILABLE] == resources
 
 
+def test_a_source_that_is_away_is_said() -> None:
+    trouble = ("SourceUnavailable", "hf://o/m: the hub does not answer")
+    away = replace(function(backbone=""), trouble=trouble)
+    told = said(snapshot([away], [worker("w0")]))
+    assert told[ConditionType.MODEL_RESOLVED] == ("Unknown", *trouble)
+    assert told[ConditionType.READY] == ("Unknown", *trouble)
+    assert told[ConditionType.STALLED][0] == "False"
+
+
 def test_a_sick_worker_is_not_ready_and_the_rest_is_as_it_says() -> None:
     estate = Estate({"w0": "big"}, frozenset({"w1"}))
     assert estate.known(worker("w0")) == replace(worker("w0"), pool="big")

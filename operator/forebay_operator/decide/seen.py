@@ -122,7 +122,8 @@ class FunctionSeen:
     """``backbone`` is empty until inspected; ``failure`` is (reason, message) of a terminal error.
 
     ``inspecting``: a worker was told to inspect its model and has not answered yet. ``previous``: its model changed,
-    and this backbone, the one before, serves it until ``backbone`` can."""
+    and this backbone, the one before, serves it until ``backbone`` can. ``trouble``: (reason, message) of what keeps
+    its model from being inspected and passes by itself."""
 
     function: Function
     backbone: str = ""
@@ -131,6 +132,7 @@ class FunctionSeen:
     first_seen: float = 0.0
     inspecting: bool = False
     previous: str = ""
+    trouble: tuple[str, str] | None = None
 
     @property
     def serving(self) -> str:
