@@ -99,6 +99,14 @@ def condition(api: plane.Plane, name: str, kind: str) -> dict[str, Any]:
     return found.get(kind) or {}
 
 
+def pod(api: plane.Plane, name: str) -> str:
+    """A worker pod that no kubelet will ever start; its uid."""
+    labels = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "worker"}
+    spec = {"containers": [{"name": "worker", "image": "none"}], "automountServiceAccountToken": False}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    return str(api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)["metadata"]["uid"])
+
+
 def test_without_workers_a_function_has_every_condition(api: plane.Plane, start: Any) -> None:
     apply(api, "alone")
     operator = start("op-a")
@@ -124,12 +132,19 @@ async def test_workers_are_adopted_by_the_next_operator(api: plane.Plane, start:
     checkpoints: dict[str, Any] = {"file:///models/a": checkpoint("aaaa", "file:///models/a")}
     first = start("op-a")
     workers = [Worker(f"w{number}", checkpoints) for number in range(2)]
+    for worker in workers:
+        worker.report.pod_uid = pod(api, worker.name)
+    stranger = Worker("w0", checkpoints)
+    stranger.report.pod_uid = "another"
     gateway = Gateway("default")
     await asyncio.to_thread(until, first.ready)
     try:
         for worker in workers:
             await worker.attach(f"127.0.0.1:{first.grpc}")
         await gateway.connect(f"127.0.0.1:{first.grpc}")
+        await stranger.attach(f"127.0.0.1:{first.grpc}")
+        await asyncio.to_thread(until, lambda: "pod w0 is" in first.logged())
+        await stranger.die()
         apply(api, "served")
         await asyncio.to_thread(until, lambda: condition(api, "served", "Ready").get("status") == "True")
         assert status(api, "served")["state"] == "Idle"

@@ -64,7 +64,8 @@ class _Stream:
 class Fleet(fleet_pb2_grpc.FleetServicer):
     """One live stream per worker name; a newer one, of the same process or of another, replaces it.
 
-    ``wake(seconds)`` asks for a pass of the control loop within that time; ``inspected`` takes answers to Inspect.
+    ``wake(seconds)`` asks for a pass of the control loop within that time; ``inspected`` takes answers to Inspect;
+    ``stranger`` says in words why who sent a first report is not who it says, empty: it is.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         inspected: Callable[[fleet_pb2.Inspection], None],
         clock: Callable[[], float] = time.time,
         silence: float = SILENCE,
+        stranger: Callable[[fleet_pb2.WorkerReport], str] = lambda _: "",
     ) -> None:
         self._term = term
         self._wake = wake
         self._inspected = inspected
         self._clock = clock
         self._silence = silence
+        self._stranger = stranger
         self._workers: dict[str, Attached] = {}
 
     @property
@@ -142,6 +145,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     def _hear(self, report: fleet_pb2.WorkerReport, stream: _Stream) -> None:
         if not report.name or not report.incarnation:
             raise ValueError("a report needs the worker's name and incarnation")
+        if stream.worker is None and (why := self._stranger(report)):
+            raise ValueError(why)
         self._term.rise_above(report.term)
         seen = reports.worker_seen(report)
         worker = stream.worker

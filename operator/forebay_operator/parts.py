@@ -25,7 +25,7 @@ from forebay_operator.term import Term
 from forebay_operator.timeline import Timeline
 from forebay_operator.together import together
 from forebay_operator.view import Json, Scene, View, draw
-from forebay_wire.v1 import demand_pb2_grpc, fleet_pb2_grpc, view_pb2_grpc
+from forebay_wire.v1 import demand_pb2_grpc, fleet_pb2, fleet_pb2_grpc, view_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,16 @@ def assemble(
     estate: Callable[[], Estate] = Estate,
     passed: Callable[[Outcome], None] = lambda _: None,
     credentials: Credentials | None = None,
+    stranger: Callable[[fleet_pb2.WorkerReport], str] = lambda _: "",
 ) -> Parts:
     """``estate``: what is known of workers besides what they say; ``passed`` is called after each pass;
-    ``credentials``: where secrets of functions are found, by default in the environment."""
+    ``credentials``: where secrets of functions are found, by default in the environment;
+    ``stranger``: why a worker is not who it says."""
     began = time.time()
     alarm = Alarm()
     inspections = Inspections()
     timeline = Timeline()
-    fleet = Fleet(term, wake=alarm.within, inspected=inspections.hear, silence=timing.silence)
+    fleet = Fleet(term, wake=alarm.within, inspected=inspections.hear, silence=timing.silence, stranger=stranger)
     demand = Demand(wake=alarm.within, first_token=timeline.first_token, silence=timing.silence)
     functions = Functions(changed=_on_change(inspections, demand, timeline, alarm))
     observer = Observer(functions, fleet, demand, inspections, estate)

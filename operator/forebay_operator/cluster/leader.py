@@ -28,6 +28,7 @@ from forebay_operator.parts import Parts, Timing, assemble
 from forebay_operator.status import Urls
 from forebay_operator.term import Term
 from forebay_operator.together import together
+from forebay_wire.v1 import fleet_pb2
 
 APART = 0.25
 """Seconds from reconciling pools to doing it again, however much happens."""
@@ -70,6 +71,7 @@ class Leader:
             estate=lambda: estate(watch.seen),
             passed=self._passed,
             credentials=self._secrets,
+            stranger=lambda report: stranger(watch.seen, report),
         )
 
     async def run(self, doorways: Doorways) -> None:
@@ -113,6 +115,16 @@ class Leader:
     async def _keep_pools(self, now: float) -> float | None:
         workers: dict[str, WorkerSeen] = {worker.name: worker.seen for worker in self._parts.fleet.workers.values()}
         return await self._pools.reconcile(self._watch.seen, workers, now)
+
+
+def stranger(seen: ClusterSeen, report: fleet_pb2.WorkerReport) -> str:
+    """Why who says so is not the worker of the pod of that name; empty: it is. A certificate only says that it is
+    some worker."""
+    pod = seen.pods.get(report.name)
+    if pod is None:
+        return f"there is no worker pod {report.name}"
+    uid = str(pod["metadata"]["uid"])
+    return "" if report.pod_uid == uid else f"pod {report.name} is {uid}, not {report.pod_uid or 'without a uid'}"
 
 
 def estate(seen: ClusterSeen) -> Estate:
