@@ -219,8 +219,6 @@ FUNCTION_STATUS = {
             "state": "Draining",
         },
     ],
-    "coldStart": {"count": 3, "lastSeconds": 1.25, "lastTime": "2026-01-02T03:04:05Z"},
-    "lastFailure": {"reason": "Unauthorized", "message": "a sentence", "time": "2026-01-02T03:04:05Z"},
     "conditions": [
         {"type": "Ready", "reason": "Ready", **CONDITION},
         {"type": "Active", "reason": "Serving", **CONDITION},

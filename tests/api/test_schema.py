@@ -191,7 +191,7 @@ def columns(kind: str, priority: int) -> list[str]:
 
 def test_people_see_the_seven_columns() -> None:
     assert columns(names.KIND, 0) == ["URL", "MODEL", "STATE", "READY", "DESIRED", "REASON", "AGE"]
-    assert columns(names.KIND, 1) == ["GPUS", "COLDSTART", "REVISION", "POOL"]
+    assert columns(names.KIND, 1) == ["GPUS", "REVISION", "POOL"]
 
 
 def test_people_see_how_many_workers_a_pool_has() -> None:

@@ -12,15 +12,16 @@ import pytest
 
 from cluster.stored import Stored
 from control.actors import until
+from deciding.values import pipeline, snapshot, worker
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_api.function import Function, FunctionKey
-from forebay_api.model import Epoch
+from forebay_api.model import Epoch, Stage
 from forebay_operator.cluster import body
 from forebay_operator.cluster.api import ApiError, Unreachable
 from forebay_operator.cluster.publish import Publisher
 from forebay_operator.cluster.source import Invalid
 from forebay_operator.control import Outcome
-from forebay_operator.decide.seen import FunctionSeen, Snapshot
+from forebay_operator.decide.seen import FunctionSeen, PipelinePhase, Snapshot
 from forebay_operator.status import FunctionStatus, Urls
 
 KEY = FunctionKey("ns", "f")
@@ -47,6 +48,28 @@ def outcome(
     conditions = (Condition(ConditionType.READY, ready, reason, message, 1, 5.0),)
     status = FunctionStatus(state, reason, message, replicas, replicas, URLS.of(KEY), conditions, None)
     return Outcome(Snapshot((FunctionSeen(function),), {}, (), (), Epoch(1, 1)), {KEY: status})
+
+
+def test_placements_name_each_stage_of_live_pipelines() -> None:
+    half = replace(worker("w0", resident=range(3)), node="n1")
+    stages = (Stage("w0", 0, 2), Stage("w1", 3, 5))
+    pipelines = (
+        pipeline(*stages, counter=2),
+        pipeline(Stage("w0", 0, 5), counter=1, phase=PipelinePhase.DRAINING),
+        pipeline(Stage("w9", 0, 5), counter=3, phase=PipelinePhase.BROKEN),
+        pipeline(Stage("w9", 0, 5), counter=4, backbone="other"),
+    )
+    seen = replace(snapshot([], [half]), pipelines=pipelines)
+    found = [
+        (entry["epoch"], entry["worker"], entry["stage"], entry["node"], entry["state"])
+        for entry in body.placements(seen, "b")
+    ]
+    assert found == [
+        ("1.1", "w0", 0, "n1", "Draining"),
+        ("1.2", "w0", 0, "n1", "Serving"),
+        ("1.2", "w1", 1, "", "Loading"),
+    ]
+    assert body.placements(seen, "") == []
 
 
 class Rig:

@@ -10,14 +10,19 @@ from typing import Any
 from forebay_api import names
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_api.function import FunctionKey
-from forebay_api.model import Model
+from forebay_api.model import Model, Stage
 from forebay_operator.cluster.seen import Body
 from forebay_operator.cluster.source import Invalid
-from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, Snapshot
+from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.status import FunctionStatus, Urls
 
 LONGEST_MESSAGE = 1024
 """Characters; the schema takes more, people read less."""
+
+MOST_PLACEMENTS = 64
+"""As many as the schema takes."""
+
+SHOWN = (PipelinePhase.FORMED, PipelinePhase.DRAINING)
 
 POOL_LABEL = f"{names.GROUP}/pool"
 
@@ -32,6 +37,7 @@ OURS = (
     "workers",
     "selector",
     "model",
+    "placements",
     "conditions",
 )
 """The fields that we write; what others write beside them is theirs."""
@@ -68,6 +74,7 @@ def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: 
         "desiredReplicas": found.desired,
         "workers": workers,
         "selector": f"{POOL_LABEL}={function.function.spec.pool}",
+        "placements": placements(seen, function.serving),
     }
     if (backbone := seen.backbones.get(function.serving)) is not None:
         body["model"] = _model(backbone)
@@ -94,6 +101,32 @@ def workers(seen: Snapshot) -> Mapping[str, int]:
         if pipeline.phase is not PipelinePhase.BROKEN:
             found.setdefault(pipeline.backbone, set()).update(stage.worker for stage in pipeline.stages)
     return {backbone: len(names) for backbone, names in found.items()}
+
+
+def placements(seen: Snapshot, backbone: str) -> list[dict[str, Any]]:
+    """The stages of its pipelines, the newest pipeline last; of very many the first ones."""
+    named = {worker.name: worker for worker in seen.workers}
+    return [
+        {
+            "worker": stage.worker,
+            "stage": place,
+            "epoch": str(pipeline.epoch),
+            "node": named[stage.worker].node if stage.worker in named else "",
+            "firstUnit": stage.first,
+            "lastUnit": stage.last,
+            "state": _doing(pipeline, stage, named.get(stage.worker)),
+        }
+        for pipeline in sorted(seen.pipelines, key=lambda pipeline: pipeline.epoch)
+        if backbone and pipeline.backbone == backbone and pipeline.phase in SHOWN
+        for place, stage in enumerate(pipeline.stages)
+    ][:MOST_PLACEMENTS]
+
+
+def _doing(pipeline: PipelineSeen, stage: Stage, worker: WorkerSeen | None) -> str:
+    if pipeline.phase is PipelinePhase.DRAINING:
+        return "Draining"
+    held = worker.holdings.get(pipeline.backbone) if worker else None
+    return "Serving" if held is not None and held.resident.issuperset(stage.units) else "Loading"
 
 
 def _model(backbone: BackboneSeen) -> dict[str, Any]:
