@@ -20,6 +20,8 @@ from forebay_cli.options import (
     Device,
     DeviceMemory,
     Files,
+    KubeContext,
+    KubeNamespace,
     LinkRate,
     Output,
     SharedLink,
@@ -32,7 +34,8 @@ from forebay_cli.options import (
     out,
     warn,
 )
-from forebay_cli.state import State
+from forebay_cli.state import NothingRuns, State
+from forebay_cli.view import OperatorAway
 from forebay_cli.workers import ToolFailed, command
 
 app = typer.Typer(
@@ -161,15 +164,24 @@ def plan(
     shared_link: SharedLink = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the first prompt.")] = 64,
     output: Annotated[Output | None, typer.Option("-o", "--output", help="wide or json")] = None,
+    kube_context: KubeContext = None,
+    kube_namespace: KubeNamespace = None,
 ) -> None:
-    """Say before applying: who would load what, whether it fits, and when the first token would come."""
+    """Say before applying: who would load what, whether it fits, and when the first token would come.
+
+    With a cluster: on its workers, as they are now; the flags of devices and links mean nothing then.
+    """
     from forebay_cli import plan as planning
 
     flags = device_flags(device, device_memory, link_rate, shared_link)
     try:
-        with err.status("reading headers and timing one layer…"):
-            plans = planning.plans(tuple(file), workers, flags, prompt_tokens)
-    except (planning.CannotPlan, ToolFailed) as error:
+        if kube_context is not None:
+            seen = looking.seen_in(kube_context, kube_namespace)
+            plans = planning.plans_in(seen, tuple(file), prompt_tokens)
+        else:
+            with err.status("reading headers and timing one layer…"):
+                plans = planning.plans(tuple(file), workers, flags, prompt_tokens)
+    except (planning.CannotPlan, ToolFailed, NothingRuns, OperatorAway) as error:
         raise fail(error) from error
     if output is Output.JSON:
         typer.echo(json.dumps([made.to_json() for made in plans], indent=2))

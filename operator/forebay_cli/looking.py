@@ -118,6 +118,12 @@ def _system(state: Path | None, context: str | None, namespace: str | None) -> I
         yield found
 
 
+def seen_in(context: str, namespace: str | None) -> view.View:
+    """What the operator of a cluster shows now. Raises NothingRuns and OperatorAway."""
+    with cluster(context, namespace) as found:
+        return asyncio.run(view.look(found.operator()))
+
+
 def _look(
     run: Callable[[System], Coroutine[None, None, None]],
     state: Path | None,

@@ -1,9 +1,9 @@
-"""`forebay plan`: the operator's own decision, on workers that only exist in the flags."""
+"""`forebay plan`: the operator's own decision, on workers that only exist in the flags or on those of a cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from forebay_api.function import Function, LoadingStrategy
 from forebay_api.model import Model, Stage, Unit, UnitKind
 from forebay_api.quantities import format_size, parse_rate, parse_size
 from forebay_cli.tables import aligned
+from forebay_cli.view import View
 from forebay_cli.workers import DeviceFlags, run_tool
 from forebay_operator.decide import kv, ledger
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
-from forebay_operator.decide.seen import Costs, Link, WorkerSeen
+from forebay_operator.decide.seen import Costs, HoldingSeen, Link, WorkerSeen
 from forebay_operator.files import FunctionFiles
 
 
@@ -32,7 +33,7 @@ class Plan:
     function: Function
     model: Model
     cut: Cut
-    memory: int  # bytes of each device
+    memory: Mapping[str, int]  # bytes of the device, by worker
     kv_tokens: int
 
     def _bytes(self, stage: Stage) -> int:
@@ -52,7 +53,7 @@ class Plan:
                     "bytes": self._bytes(stage),
                     "residentBytes": ledger.unit_bytes(self.model, stage.units),
                     "kvBytes": ledger.stage_kv_bytes(self.model, stage, self.kv_tokens),
-                    "memoryBytes": self.memory,
+                    "memoryBytes": self.memory[stage.worker],
                 }
                 for stage in self.cut.stages
             ],
@@ -81,37 +82,82 @@ class Plan:
     def _row(self, stage: Stage, *, wide: bool) -> list[str]:
         resident = ledger.unit_bytes(self.model, stage.units)
         cache = ledger.stage_kv_bytes(self.model, stage, self.kv_tokens)
+        memory = self.memory[stage.worker]
         return [
             stage.worker,
             f"{stage.first}–{stage.last}",
             format_size(self._bytes(stage)),
             f"{self._bytes(stage) / self.model.link_bytes:.0%}",
             *([format_size(resident), format_size(cache)] if wide else []),
-            f"{(resident + cache) / self.memory:.0%} of {format_size(self.memory)}",
+            f"{(resident + cache) / memory:.0%} of {format_size(memory)}",
         ]
 
 
 def plans(files: tuple[Path, ...], workers: int, flags: DeviceFlags, prompt_tokens: int) -> list[Plan]:
     """A plan per function of the files, by name. Raises CannotPlan, and ToolFailed for a checkpoint that is wrong."""
+    return [_emulated(function, workers, flags, prompt_tokens) for function in _functions(files)]
+
+
+def plans_in(view: View, files: tuple[Path, ...], prompt_tokens: int) -> list[Plan]:
+    """The same on the workers of a running system, from what they hold and have free now. Raises CannotPlan."""
+    return [_placed(function, view, prompt_tokens) for function in _functions(files)]
+
+
+def _functions(files: tuple[Path, ...]) -> list[Function]:
     loaded = FunctionFiles(files).load()
     if loaded.problems:
         raise CannotPlan("\n".join(loaded.problems))
     if not loaded.functions:
         raise CannotPlan("no LLMFunction in the files given")
-    return [_plan(function, workers, flags, prompt_tokens) for _, function in sorted(loaded.functions.items())]
+    return [function for _, function in sorted(loaded.functions.items())]
 
 
-def _plan(function: Function, workers: int, flags: DeviceFlags, prompt_tokens: int) -> Plan:
+def _emulated(function: Function, workers: int, flags: DeviceFlags, prompt_tokens: int) -> Plan:
     wanted = function.spec.model
     named = [wanted.uri, "--dtype", wanted.dtype]
-    named += [
-        word for flag in ("revision", "digest") if (value := getattr(wanted, flag)) for word in (f"--{flag}", value)
-    ]
+    for flag, value in (("--revision", wanted.revision), ("--digest", wanted.digest)):
+        named += [flag, value] if value else []
     model = _model(run_tool("inspect", *named))
     probed = run_tool("probe", *named, "--device", flags.device)
     costs = Costs(layer=_samples(probed["layer"]), head=_samples(probed["head"]))
     memory = parse_size(flags.device_memory) if flags.device_memory else _machine_memory() // workers
     seen = list(_workers(workers, flags, memory))
+    return _plan(function, model, costs, seen, {worker.name: memory for worker in seen}, prompt_tokens)
+
+
+def _placed(function: Function, view: View, prompt_tokens: int) -> Plan:
+    wanted = function.spec.model
+    found = next(
+        (shown for shown in view["models"] if shown["uri"] == wanted.uri and wanted.dtype in ("auto", shown["dtype"])),
+        None,
+    )
+    if found is None:
+        raise CannotPlan(
+            f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function first, with "
+            "spec.suspend: true if nobody should call it"
+        )
+    model = _shown_model(found)
+    costs = Costs(layer=_pairs(found["layerSeconds"]), head=_pairs(found["headSeconds"]))
+    seen = [worker for worker in map(_shown_worker, view["workers"]) if worker.ready]
+    able = [worker for worker in seen if worker.serves(function.spec.pool)]
+    if not able:
+        raise CannotPlan(f"{function.key}: no ready worker of pool {function.spec.pool} is attached")
+    free = {
+        shown["name"]: shown["memoryBytes"] - shown["residentBytes"] - shown["kvReservedBytes"]
+        for shown in view["workers"]
+    }
+    return _plan(function, model, costs, able, free, prompt_tokens)
+
+
+def _plan(
+    function: Function,
+    model: Model,
+    costs: Costs,
+    seen: Sequence[WorkerSeen],
+    free: Mapping[str, int],
+    prompt_tokens: int,
+) -> Plan:
+    """``free``: bytes by worker, beside what it holds already."""
     longest = min(function.spec.model.max_model_len or model.max_model_len, model.max_model_len)
     pipelined = function.spec.loading.strategy is LoadingStrategy.PIPELINED
     cut = best_cut(
@@ -121,13 +167,58 @@ def _plan(function: Function, workers: int, flags: DeviceFlags, prompt_tokens: i
         max_stages=function.spec.loading.max_stages if pipelined else 1,
         prompt_tokens=prompt_tokens,
         kv_tokens=kv.min_tokens(longest),
+        room=free,
     )
     if isinstance(cut, Refusal):
         raise CannotPlan(f"{function.key}: {cut.message}")
-    room = {stage.worker: memory - ledger.unit_bytes(model, stage.units) for stage in cut.stages}
+    held = {worker.name: worker.holdings.get(model.backbone, HoldingSeen()).resident for worker in seen}
+    room = {
+        stage.worker: free[stage.worker] - ledger.unit_bytes(model, set(stage.units) - held[stage.worker])
+        for stage in cut.stages
+    }
     quota = kv.quota(model, cut.stages, room, longest)
     assert quota is not None, "the cut fits with the least KV"
+    memory = {worker.name: worker.memory for worker in seen}
     return Plan(function, model, cut, memory, quota.blocks * ledger.BLOCK_TOKENS)
+
+
+def _shown_model(shown: dict[str, Any]) -> Model:
+    units = tuple(
+        Unit(unit["index"], UnitKind(unit["kind"]), unit["linkBytes"], unit["residentBytes"], unit["parameters"])
+        for unit in shown["units"]
+    )
+    return Model(
+        backbone=shown["backbone"],
+        uri=shown["uri"],
+        dtype=shown["dtype"],
+        architecture=shown["architecture"],
+        units=units,
+        tied=shown["tied"],
+        hidden_size=shown["hiddenSize"],
+        layers=shown["layers"],
+        vocab_size=shown["vocabSize"],
+        max_model_len=shown["maxModelLen"],
+        kv_bytes_per_token_per_layer=shown["kvBytesPerTokenPerLayer"],
+    )
+
+
+def _shown_worker(shown: dict[str, Any]) -> WorkerSeen:
+    bucket = shown["bucketBytesPerSecond"] or float("inf")
+    return WorkerSeen(
+        name=shown["name"],
+        incarnation=shown["incarnation"],
+        ready=shown["state"] == "Ready",
+        memory=shown["memoryBytes"],
+        link=Link(shown["linkBytesPerSecond"], shown["bucket"], bucket),
+        compute=frozenset(shown["compute"]),
+        node=shown["node"],
+        pool=shown["pool"],
+        holdings={backbone: HoldingSeen(frozenset(units)) for backbone, units in shown["holds"].items()},
+    )
+
+
+def _pairs(shown: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(tokens), seconds) for tokens, seconds in shown)
 
 
 def _workers(count: int, flags: DeviceFlags, memory: int) -> Iterator[WorkerSeen]:

@@ -11,9 +11,9 @@ import grpc
 
 from forebay_api.conditions import Condition
 from forebay_api.function import FunctionKey
-from forebay_api.model import Model, Stage
+from forebay_api.model import Stage, Unit
 from forebay_operator import wire
-from forebay_operator.decide.seen import FunctionSeen, PipelineSeen, Snapshot
+from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelineSeen, Snapshot
 from forebay_operator.fleet import Attached
 from forebay_operator.progress import Progress
 from forebay_operator.status import FunctionStatus
@@ -39,11 +39,12 @@ class Scene:
 
 
 def draw(scene: Scene) -> Json:
+    pools = {worker.name: worker.pool for worker in scene.seen.workers}
     return {
         "functions": [_function(function, scene) for function in scene.seen.functions],
-        "workers": [_worker(worker) for _, worker in sorted(scene.workers.items())],
+        "workers": [_worker(worker, pools.get(name, "")) for name, worker in sorted(scene.workers.items())],
         "pipelines": [_pipeline(pipeline, scene.workers) for pipeline in scene.seen.pipelines],
-        "models": [_model(backbone.model) for backbone in scene.seen.backbones.values()],
+        "models": [_model(backbone) for backbone in scene.seen.backbones.values()],
         "coldStarts": [_cold_start(start) for start in scene.cold_starts],
         "operator": scene.operator,
     }
@@ -85,7 +86,7 @@ def _condition(condition: Condition) -> Json:
     }
 
 
-def _worker(worker: Attached) -> Json:
+def _worker(worker: Attached, pool: str) -> Json:
     report = worker.report
     device = report.device
     return {
@@ -93,6 +94,7 @@ def _worker(worker: Attached) -> Json:
         "pid": report.pid,
         "incarnation": report.incarnation,
         "node": report.node,
+        "pool": pool,
         "device": device.name,
         "state": report.state,
         "memoryBytes": device.memory_bytes,
@@ -105,6 +107,7 @@ def _worker(worker: Attached) -> Json:
         "bareBytes": report.bare_bytes,
         "linkBytesPerSecond": device.link_bytes_per_second,
         "bucket": device.bucket,
+        "bucketBytesPerSecond": device.bucket_bytes_per_second,
         "compute": list(device.compute),
         "holds": _units(report, resident=True),
         "loading": _units(report, resident=False),
@@ -149,14 +152,33 @@ def _stage(stage: Stage) -> Json:
     return {"worker": stage.worker, "first": stage.first, "last": stage.last}
 
 
-def _model(model: Model) -> Json:
+def _model(backbone: BackboneSeen) -> Json:
+    model = backbone.model
     return {
         "backbone": model.backbone,
         "uri": model.uri,
         "architecture": model.architecture,
         "dtype": model.dtype,
-        "units": [{"index": unit.index, "kind": unit.kind, "linkBytes": unit.link_bytes} for unit in model.units],
+        "units": [_unit(unit) for unit in model.units],
         "totalBytes": model.link_bytes,
+        "tied": model.tied,
+        "hiddenSize": model.hidden_size,
+        "layers": model.layers,
+        "vocabSize": model.vocab_size,
+        "maxModelLen": model.max_model_len,
+        "kvBytesPerTokenPerLayer": model.kv_bytes_per_token_per_layer,
+        "layerSeconds": [list(sample) for sample in backbone.costs.layer],
+        "headSeconds": [list(sample) for sample in backbone.costs.head],
+    }
+
+
+def _unit(unit: Unit) -> Json:
+    return {
+        "index": unit.index,
+        "kind": unit.kind,
+        "linkBytes": unit.link_bytes,
+        "residentBytes": unit.resident_bytes,
+        "parameters": unit.parameters,
     }
 
 

@@ -1,0 +1,65 @@
+"""`forebay plan` on the workers of a running system: what they hold costs nothing, and pools keep to themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control.actors import until
+from control.conftest import System
+from control.operators import function
+from forebay_cli import plan
+
+BODY = """
+apiVersion: forebay.dev/v1alpha1
+kind: LLMFunction
+metadata: {{name: planned}}
+spec: {{model: {{uri: "{uri}"}}, pool: {pool}}}
+"""
+
+
+def written(folder: Path, uri: str, pool: str = "default") -> tuple[Path, ...]:
+    file = folder / "function.yaml"
+    file.write_text(BODY.format(uri=uri, pool=pool))
+    return (file,)
+
+
+async def viewed(system: System, workers: int, **scaling: Any) -> dict[str, Any]:
+    await system.start(function("a", "file:///m/a", scaling=scaling), workers=workers)
+    if scaling:
+        await until(system.routes)
+
+    while True:  # what is waited for tells nobody; the test's own limit ends it
+        view = dict(await system.view())
+        if view["models"] and all(worker["prepared"] for worker in view["workers"]):
+            return view
+        await asyncio.sleep(0.01)
+
+
+async def test_several_idle_workers_share_the_units(system: System, tmp_path: Path) -> None:
+    view = await viewed(system, 3)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64)
+    assert {stage.worker for stage in made.cut.stages} <= {"w0", "w1", "w2"}
+    assert sorted(unit for stage in made.cut.stages for unit in stage.units) == list(range(8))
+    assert made.cut.prediction.first_token > 0
+    assert made.to_json()["stages"][0]["memoryBytes"] == 1 << 30
+
+
+async def test_what_a_worker_holds_costs_nothing(system: System, tmp_path: Path) -> None:
+    view = await viewed(system, 1, minReplicas=1)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64)
+    assert [stage.worker for stage in made.cut.stages] == ["w0"]
+    assert made.cut.prediction.servable == 0
+
+
+async def test_what_cannot_be_planned_is_said(system: System, tmp_path: Path) -> None:
+    view = await viewed(system, 1)
+    with pytest.raises(plan.CannotPlan, match=r"default/planned: no worker there has looked at file:///m/x yet"):
+        plan.plans_in(view, written(tmp_path, "file:///m/x"), 64)
+    for worker in view["workers"]:
+        worker["pool"] = "big"
+    with pytest.raises(plan.CannotPlan, match=r"default/planned: no ready worker of pool small is attached"):
+        plan.plans_in(view, written(tmp_path, "file:///m/a", "small"), 64)
