@@ -16,7 +16,7 @@ TOKENS = 24
 
 
 def spec(**scaling: Any) -> dict[str, Any]:
-    return {"scaling": {"minReplicas": 0, "maxReplicas": 4, "scaleToZeroGracePeriodSeconds": 2, **scaling}}
+    return {"scaling": {"minReplicas": 0, "maxReplicas": 4, "scaleToZeroGracePeriodSeconds": 10, **scaling}}
 
 
 def backbone_of(seen: dict[str, Any], name: str) -> str:

@@ -16,8 +16,14 @@ from forebay_worker.formation import Probe, Sample
 from forebay_worker.load.checkpoint import Checkpoint
 from forebay_worker.model.skeleton import Skeleton
 
-LAYER_TOKENS = (1, 16, 64, 256)
-REPEATS = 5  # the shortest counts
+LAYER_TOKENS = (
+    1,
+    64,
+    16,
+    256,
+)  # the first two whatever time they take: from one alone, a prompt would cost its multiple
+ALWAYS = 2
+REPEATS = 5  # the shortest counts, of two at least: a machine that is busy just then must not look slow
 SECONDS = 0.25  # for the layer, and as much again for the head
 WEIGHT = 0.01  # any number but zero: untouched pages would all be the same cached one
 
@@ -103,20 +109,19 @@ def _head(skeleton: Skeleton, device: Device) -> Callable[[int], None]:
 
 def _samples(sizes: Sequence[int], run: Callable[[int], None], device: Device) -> tuple[Sample, ...]:
     samples: list[Sample] = []
-    end = time.perf_counter() + SECONDS
     run(1)  # the first call of a kind is slow
-    for size in sizes:
+    end = time.perf_counter() + SECONDS
+    for number, size in enumerate(sizes):
+        if number >= ALWAYS and time.perf_counter() > end:
+            break
         best = float("inf")
-        for _ in range(REPEATS):
+        for turn in range(REPEATS):
             begin = time.perf_counter()
+            if turn > 1 and begin + best > end:
+                break
             run(size)
             if device.kind == "cuda":
                 torch.cuda.synchronize(device.torch_device)
-            now = time.perf_counter()
-            best = min(best, now - begin)
-            if now + best > end:
-                break
+            best = min(best, time.perf_counter() - begin)
         samples.append(Sample(size, best))
-        if time.perf_counter() > end:
-            break
-    return tuple(samples)
+    return tuple(sorted(samples, key=lambda sample: sample.tokens))
