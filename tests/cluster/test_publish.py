@@ -62,14 +62,14 @@ def test_placements_name_each_stage_of_live_pipelines() -> None:
     seen = replace(snapshot([], [half]), pipelines=pipelines)
     found = [
         (entry["epoch"], entry["worker"], entry["stage"], entry["node"], entry["state"])
-        for entry in body.placements(seen, "b")
+        for entry in body.Places.of(seen).stages["b"]
     ]
     assert found == [
         ("1.1", "w0", 0, "n1", "Draining"),
         ("1.2", "w0", 0, "n1", "Serving"),
         ("1.2", "w1", 1, "", "Loading"),
     ]
-    assert body.placements(seen, "") == []
+    assert body.Places.of(seen).stages.get("") is None
 
 
 class Rig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from forebay_api.function import FunctionKey
 from forebay_api.model import Model, Stage
 from forebay_operator.cluster.seen import Body
 from forebay_operator.cluster.source import Invalid
+from forebay_operator.cluster.template import POOL_LABEL
 from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.status import FunctionStatus, Urls
 
@@ -23,8 +24,6 @@ MOST_PLACEMENTS = 64
 """As many as the schema takes."""
 
 SHOWN = (PipelinePhase.FORMED, PipelinePhase.DRAINING)
-
-POOL_LABEL = f"{names.GROUP}/pool"
 
 OURS = (
     "observedGeneration",
@@ -61,8 +60,7 @@ class Wanted:
     conditions: tuple[Condition, ...]
 
 
-def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: Urls, workers: int) -> Wanted:
-    """``workers``: how many serve or load it."""
+def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: Urls, places: Places) -> Wanted:
     key = function.function.key
     body: dict[str, Any] = {
         "observedGeneration": function.function.generation,
@@ -72,9 +70,9 @@ def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: 
         "replicas": max(found.ready, found.desired),
         "readyReplicas": found.ready,
         "desiredReplicas": found.desired,
-        "workers": workers,
+        "workers": places.workers.get(function.serving, 0),
         "selector": f"{POOL_LABEL}={function.function.spec.pool}",
-        "placements": placements(seen, function.serving),
+        "placements": places.stages.get(function.serving, []),
     }
     if (backbone := seen.backbones.get(function.serving)) is not None:
         body["model"] = _model(backbone)
@@ -94,20 +92,33 @@ def invalid(found: Invalid) -> Wanted:
     return Wanted(found.uid, found.generation, body, tuple(verdict(kind) for kind in ConditionType))
 
 
-def workers(seen: Snapshot) -> Mapping[str, int]:
-    """By backbone, those in its pipelines."""
-    found: dict[str, set[str]] = {}
-    for pipeline in seen.pipelines:
-        if pipeline.phase is not PipelinePhase.BROKEN:
-            found.setdefault(pipeline.backbone, set()).update(stage.worker for stage in pipeline.stages)
-    return {backbone: len(names) for backbone, names in found.items()}
+@dataclass(frozen=True, slots=True)
+class Places:
+    """By backbone, ``workers`` in its pipelines and the ``stages`` to show, the newest pipeline's last."""
+
+    workers: Mapping[str, int]
+    stages: Mapping[str, list[dict[str, Any]]]
+
+    @classmethod
+    def of(cls, seen: Snapshot) -> Places:
+        """Once a pass, for all functions. Of very many stages the first ones are shown."""
+        named = {worker.name: worker for worker in seen.workers}
+        workers: dict[str, set[str]] = {}
+        stages: dict[str, list[dict[str, Any]]] = {}
+        for pipeline in sorted(seen.pipelines, key=lambda pipeline: pipeline.epoch):
+            if pipeline.phase is not PipelinePhase.BROKEN:
+                workers.setdefault(pipeline.backbone, set()).update(stage.worker for stage in pipeline.stages)
+            if pipeline.phase in SHOWN:
+                stages.setdefault(pipeline.backbone, []).extend(_stages(pipeline, named))
+        return cls(
+            {backbone: len(those) for backbone, those in workers.items()},
+            {backbone: shown[:MOST_PLACEMENTS] for backbone, shown in stages.items()},
+        )
 
 
-def placements(seen: Snapshot, backbone: str) -> list[dict[str, Any]]:
-    """The stages of its pipelines, the newest pipeline last; of very many the first ones."""
-    named = {worker.name: worker for worker in seen.workers}
-    return [
-        {
+def _stages(pipeline: PipelineSeen, named: Mapping[str, WorkerSeen]) -> Iterator[dict[str, Any]]:
+    for place, stage in enumerate(pipeline.stages):
+        yield {
             "worker": stage.worker,
             "stage": place,
             "epoch": str(pipeline.epoch),
@@ -116,10 +127,6 @@ def placements(seen: Snapshot, backbone: str) -> list[dict[str, Any]]:
             "lastUnit": stage.last,
             "state": _doing(pipeline, stage, named.get(stage.worker)),
         }
-        for pipeline in sorted(seen.pipelines, key=lambda pipeline: pipeline.epoch)
-        if backbone and pipeline.backbone == backbone and pipeline.phase in SHOWN
-        for place, stage in enumerate(pipeline.stages)
-    ][:MOST_PLACEMENTS]
 
 
 def _doing(pipeline: PipelineSeen, stage: Stage, worker: WorkerSeen | None) -> str:

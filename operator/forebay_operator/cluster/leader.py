@@ -62,13 +62,14 @@ class Leader:
         self._pools = Pools(api, settings, self._events.about)
         self._default_pool = DefaultPool(api, config.namespace, config.release, self._events.about)
         self._revision = watch.revision
+        self._estate = estate(watch.seen)
         self._news = asyncio.Event()
         self._secrets = Secrets(api, lambda: self._parts.alarm.within(0.0))
         self._parts: Parts = assemble(
             term,
             urls,
             timing,
-            estate=lambda: estate(watch.seen),
+            estate=lambda: self._estate,
             passed=self._passed,
             credentials=self._secrets,
             stranger=lambda report: stranger(watch.seen, report),
@@ -90,6 +91,7 @@ class Leader:
     def changed(self) -> None:
         """The watch shows something else."""
         self._publisher.look(self._watch.touched())
+        self._estate = estate(self._watch.seen)  # here, not in every pass: it looks at all pods
         if self._revision != self._watch.revision:
             self._revision = self._watch.revision
             self._source.changed()

@@ -80,13 +80,12 @@ class Publisher:
 
     def take(self, outcome: Outcome, invalid: Mapping[FunctionKey, Invalid]) -> None:
         """What a pass said."""
-        workers = body.workers(outcome.seen)
+        places = body.Places.of(outcome.seen)
         wishes = {key: body.invalid(found) for key, found in invalid.items()}
         for function in outcome.seen.functions:
             key = function.function.key
             if (found := outcome.statuses.get(key)) is not None:
-                count = workers.get(function.serving, 0)
-                wishes[key] = body.status(function, found, outcome.seen, self._urls, count)
+                wishes[key] = body.status(function, found, outcome.seen, self._urls, places)
         for key in self._objects.keys() - wishes.keys():
             del self._objects[key]
         for key, wish in wishes.items():
