@@ -241,7 +241,7 @@ POOL_STATUS = {
         (
             function("status"),
             FUNCTION_STATUS,
-            ["http://gateway/default/status", "Pipelined", "1", "2", "Ready", "3", "1.25", "3f1a", "default"],
+            ["http://gateway/default/status", "Pipelined", "1", "2", "Ready", "3", "3f1a", "default"],
         ),
         (pool("status"), POOL_STATUS, ["2", "8", "7", "6", "WorkersNotReady", "nvidia.com/gpu"]),
     ],

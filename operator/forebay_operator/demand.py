@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import Gauge
 
 from forebay_api.function import FunctionKey
+from forebay_operator.decide.load import Load
 from forebay_operator.decide.seen import DemandSeen
 from forebay_operator.window import Window
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc
@@ -68,7 +69,7 @@ class Demand(demand_pb2_grpc.DemandServicer):
             oldest_waiting=oldest.oldest_waiting_unix_us / 1e6 if oldest else 0.0,
             last_ended=self._last_ended.get(key, 0.0),
             prompt_bytes=oldest.prompt_bytes if oldest else 0,
-            window=window.samples(now) if window else (),
+            load=window.load(now) if window else Load(),
             blind=self.blind_until(now) is not None,
         )
 

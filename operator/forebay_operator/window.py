@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from forebay_operator.decide.load import Load
+
 SECONDS = 60
 
 
@@ -27,6 +29,15 @@ class Window:
         """(end of the second, mean over it), ascending, of the last minute; the second under way is left out."""
         self._advance(now)
         return tuple(sample for sample in self._samples if sample[0] > now - SECONDS)
+
+    def load(self, now: float) -> Load:
+        """Its means at ``now``."""
+        samples = self.samples(now)
+        if not samples:
+            return Load(self._value, self._value, 0.0, now)
+        recent = [value for end, value in samples if end > now - SECONDS / 10] or [samples[-1][1]]
+        mean = sum(value for _, value in samples) / len(samples)
+        return Load(mean, sum(recent) / len(recent), float(len(samples)), now)
 
     def _advance(self, now: float) -> None:
         if now - self._since > 2 * SECONDS:  # asleep or unwatched: older seconds would fall out anyway

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deciding.values import function, snapshot, worker
 from forebay_api.function import LoadingStrategy, Scaling
-from forebay_operator.decide.scale import Scale, desired, mean_of
+from forebay_operator.decide.load import Load
+from forebay_operator.decide.scale import Scale, Why, desired
 from forebay_operator.decide.seen import DemandSeen, FunctionSeen
 from forebay_operator.decide.want import wants
 
@@ -46,7 +49,7 @@ NOW = 10_000.0
 )
 def test_replicas_and_their_reason(seen: FunctionSeen, current: int, replicas: int, reason: str) -> None:
     scale = desired(seen, NOW, current)
-    assert (scale.desired, scale.reason) == (replicas, reason)
+    assert (scale.desired, scale.message) == (replicas, reason)
 
 
 def test_time_alone_takes_an_idle_function_to_zero() -> None:
@@ -65,22 +68,16 @@ def test_what_an_earlier_operator_left_running_gets_the_grace_period_too() -> No
 
 
 def test_down_only_by_the_mean_of_the_last_minute() -> None:
-    burst = ((NOW - 30, 64.0), (NOW - 5, 1.0))
-    scale = desired(function(demand=DemandSeen(in_flight=1, window=burst)), NOW, 4)
+    burst = Load(stable=53.5, panic=1.0, known=30.0, sampled_at=NOW)
+    scale = desired(function(demand=DemandSeen(in_flight=1, load=burst)), NOW, 4)
     assert scale.desired == 4
-    assert scale.reason == "53.5 requests in the last minute's mean at target 16: 4 replicas"
+    assert scale.message == "53.5 requests in the last minute's mean at target 16: 4 replicas"
     assert scale.wake_at == NOW + 1
-    idle = desired(function(demand=DemandSeen(last_ended=NOW - 5, window=((NOW - 30, 64.0), (NOW - 5, 0.0)))), NOW, 4)
+    idle = desired(function(demand=DemandSeen(last_ended=NOW - 5, load=burst)), NOW, 4)
     assert idle.desired == 4
     assert idle.wake_at == NOW + 1
-    assert desired(function(demand=DemandSeen(in_flight=1, window=burst)), NOW + 55, 4).desired == 1
-
-
-def test_the_mean_weighs_by_time() -> None:
-    assert mean_of((), NOW) == 0.0
-    assert mean_of(((NOW, 5.0),), NOW) == 0.0
-    assert mean_of(((NOW - 100, 4.0), (NOW - 30, 2.0)), NOW) == pytest.approx(3.0)
-    assert mean_of(((NOW - 10, 4.0), (NOW - 5, 0.0)), NOW) == pytest.approx(2.0)
+    calm = replace(burst, stable=6.0)
+    assert desired(function(demand=DemandSeen(in_flight=1, load=calm)), NOW, 4).desired == 1
 
 
 @given(
@@ -125,7 +122,7 @@ def test_functions_of_one_backbone_are_wanted_together() -> None:
 
 def test_a_full_load_is_one_stage_and_an_unset_length_is_the_models() -> None:
     functions = [function(strategy=LoadingStrategy.FULL, demand=DemandSeen(waiting=1))]
-    (want,) = wants(snapshot(functions), {functions[0].function.key: Scale(1, "", ceiling=4)})
+    (want,) = wants(snapshot(functions), {functions[0].function.key: Scale(1, Why.REQUESTS, "", ceiling=4)})
     assert want.max_stages == 1
     assert want.max_model_len == 64
     assert want.prompt_tokens == 24
@@ -134,9 +131,9 @@ def test_a_full_load_is_one_stage_and_an_unset_length_is_the_models() -> None:
 def test_nobodys_backbone_is_kept_while_a_function_is_not_inspected() -> None:
     held = worker("w0", resident=range(6), backbone="x")
     unknown = function(backbone="")
-    assert wants(snapshot([unknown], [held], []), {unknown.function.key: Scale(0, "")}) == ()
+    assert wants(snapshot([unknown], [held], []), {unknown.function.key: Scale(0, Why.NO_REQUEST_YET, "")}) == ()
     failed = function(backbone="", failure=("ArtifactNotFound", ""))
-    (want,) = wants(snapshot([failed], [held], []), {failed.function.key: Scale(0, "")})
+    (want,) = wants(snapshot([failed], [held], []), {failed.function.key: Scale(0, Why.NO_REQUEST_YET, "")})
     assert (want.backbone, want.desired) == ("x", 0)
 
 

@@ -20,6 +20,7 @@ from forebay_operator.decide.kv import min_tokens
 from forebay_operator.decide.ledger import room, whole
 from forebay_operator.decide.order import Stages, fillers, holds, servable
 from forebay_operator.decide.place import candidates, nobody
+from forebay_operator.decide.pressure import Payment
 from forebay_operator.decide.scale import Scale, desired
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.steps import Inspect, Prepare, Step
@@ -29,12 +30,13 @@ from forebay_operator.decide.want import Want, wants
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``wake_at``: unix seconds when time alone may change the answer. ``refusals``: why a function's model is
-    nowhere."""
+    nowhere. ``payments``: who gives devices up in this pass."""
 
     steps: tuple[Step, ...]
     scales: Mapping[FunctionKey, Scale]
     wake_at: float | None = None
     refusals: Mapping[FunctionKey, Refusal] = field(default_factory=dict)
+    payments: tuple[Payment, ...] = ()
 
 
 class _Draft:

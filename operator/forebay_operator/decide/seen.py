@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from forebay_api.function import Function
 from forebay_api.model import Epoch, Model, Stage
+from forebay_operator.decide.load import Load, Measured, Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +106,15 @@ class BackboneSeen:
 class DemandSeen:
     """What all gateways report of one function, in requests; times in unix seconds (0 = never).
 
-    ``window`` holds (time, waiting + in flight) samples of the last minute, ascending. ``blind`` = a gateway is
-    missing, so nothing may be concluded from low numbers."""
+    ``load``: means of what they counted. ``blind`` = a gateway is missing, so nothing may be concluded from low
+    numbers."""
 
     waiting: int = 0
     in_flight: int = 0
     oldest_waiting: float = 0.0
     last_ended: float = 0.0
     prompt_bytes: int = 0
-    window: tuple[tuple[float, float], ...] = ()
+    load: Load = Load()
     blind: bool = False
 
 
@@ -123,7 +124,8 @@ class FunctionSeen:
 
     ``inspecting``: a worker was told to inspect its model and has not answered yet. ``previous``: its model changed,
     and this backbone, the one before, serves it until ``backbone`` can. ``trouble``: (reason, message) of what keeps
-    its model from being inspected and passes by itself."""
+    its model from being inspected and passes by itself. ``measured``: None where no Prometheus is asked. ``memory``:
+    what the last scaling decision left."""
 
     function: Function
     backbone: str = ""
@@ -133,6 +135,8 @@ class FunctionSeen:
     inspecting: bool = False
     previous: str = ""
     trouble: tuple[str, str] | None = None
+    measured: Measured | None = None
+    memory: Memory = Memory()
 
     @property
     def serving(self) -> str:
