@@ -64,7 +64,19 @@ class Reason(StrEnum):
     # ScalingActive
     SCALING = "Scaling"
     PINNED = "Pinned"
-    METRICS_UNAVAILABLE = "MetricsUnavailable"
+    EXTERNAL = "External"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"  # a gateway is missing
+    PROMETHEUS_UNREACHABLE = "PrometheusUnreachable"
+    PROMETHEUS_TIMEOUT = "PrometheusTimeout"
+    PROMETHEUS_UNAUTHORIZED = "PrometheusUnauthorized"
+    QUERY_INVALID = "QueryInvalid"
+    NO_SAMPLES = "NoSamples"
+    NOT_A_NUMBER = "NotANumber"
+    STALE_SAMPLES = "StaleSamples"
+    SEVERAL_SERIES = "SeveralSeries"
+    PARTIAL_SAMPLES = "PartialSamples"  # fewer gateways were scraped than are connected
+    CLOCK_SKEW = "ClockSkew"
+    NOT_YET_KNOWN = "NotYetKnown"  # the stable window is not full yet
     # Ready, Reconciling, Stalled of a pool
     NO_MATCHING_NODES = "NoMatchingNodes"
     PROGRESSING = "Progressing"

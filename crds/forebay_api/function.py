@@ -24,9 +24,12 @@ __all__ = [
     "Loading",
     "LoadingStrategy",
     "ModelSpec",
+    "OwnQuery",
     "Problem",
     "Queue",
     "Scaling",
+    "ScalingMetric",
+    "ScalingMode",
     "SecretRef",
 ]
 
@@ -117,14 +120,55 @@ class ModelSpec:
     credentials: Credentials | None = field(default=None, metadata={"section": Credentials})
 
 
+class ScalingMode(StrEnum):
+    """Who decides on one replica and more: we (``AUTO``), or whoever writes ``spec.replicas`` (``EXTERNAL``)."""
+
+    AUTO = "Auto"
+    EXTERNAL = "External"
+
+
+class ScalingMetric(StrEnum):
+    """What is counted: requests in flight and held, or the tokens that are written in a second."""
+
+    CONCURRENCY = "Concurrency"
+    TOKENS_PER_SECOND = "TokensPerSecond"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnQuery:
+    """PromQL that gives the one number which is counted instead, and how much of it one replica should have."""
+
+    query: str = field(
+        metadata=text(
+            pattern=r"^[\s\S]*[^ \t\r\n][\s\S]*$",
+            max_length=4096,
+            expected="a query in PromQL, at most 4096 characters",
+        )
+    )
+    target: float = field(metadata=number(minimum=0.01, maximum=1e9))
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """``target`` is the requests in flight that one replica should have."""
+    """``target`` is how much of the metric one replica can take (requests in flight and held, or tokens per second), of
+    which ``target_utilization_percent`` should be in use. ``panic_window_percent`` is of the window,
+    ``panic_threshold_percent`` of what the replicas that serve should have. ``max_scale_up_rate`` and
+    ``max_scale_down_rate`` are factors for two seconds."""
 
+    mode: ScalingMode = field(default=ScalingMode.AUTO, metadata=choice(ScalingMode))
     min_replicas: int = field(default=0, metadata=integer(minimum=0))
     max_replicas: int = field(default=4, metadata=integer(minimum=1))
+    metric: ScalingMetric = field(default=ScalingMetric.CONCURRENCY, metadata=choice(ScalingMetric))
     target: float = field(default=16.0, metadata=number(minimum=0.01, maximum=1e6))
+    target_utilization_percent: int = field(default=70, metadata=integer(minimum=1, maximum=100))
+    window_seconds: int = field(default=60, metadata=integer(minimum=6, maximum=3600))
+    panic_window_percent: int = field(default=10, metadata=integer(minimum=1, maximum=100))
+    panic_threshold_percent: int = field(default=200, metadata=integer(minimum=110, maximum=1000))
+    max_scale_up_rate: float = field(default=1000.0, metadata=number(minimum=1.01, maximum=100_000))
+    max_scale_down_rate: float = field(default=2.0, metadata=number(minimum=1.01, maximum=100_000))
+    scale_down_delay_seconds: int = field(default=0, metadata=integer(minimum=0, maximum=3600))
     scale_to_zero_grace_period_seconds: int = field(default=30, metadata=integer(minimum=0))
+    prometheus: OwnQuery | None = field(default=None, metadata={"section": OwnQuery})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +188,8 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """``replicas`` pins the number by hand (0: off, None: the autoscaler's); ``container_concurrency`` 0 = no cap;
+    """``replicas`` pins the number by hand (0: off, None: the autoscaler's); in mode External it is what another
+    autoscaler wants. ``container_concurrency`` 0 = no cap;
     ``pool`` names the `WorkerPool` (local mode has one pool and does not look); the higher ``priority`` goes first."""
 
     model: ModelSpec = field(metadata={"section": ModelSpec})
@@ -211,6 +256,8 @@ def _contradictions(spec: FunctionSpec, wrong: frozenset[str]) -> Iterator[Probl
     low, high = "spec.scaling.minReplicas", "spec.scaling.maxReplicas"
     if scaling.min_replicas > scaling.max_replicas and not {low, high} & wrong:
         yield Problem(low, scaling.min_replicas, f"at most {high}, which is {scaling.max_replicas}")
+    if scaling.mode is ScalingMode.EXTERNAL and spec.replicas is None and "spec.replicas" not in wrong:
+        yield Problem("spec.replicas", None, "a number: spec.scaling.mode External needs it")
     if not wrong & {"spec", "spec.model", "spec.model.uri"}:  # then there is no uri
         yield from _contradictions_of_source(spec.model)
 

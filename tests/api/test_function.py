@@ -19,8 +19,11 @@ from forebay_api.function import (
     Loading,
     LoadingStrategy,
     ModelSpec,
+    OwnQuery,
     Queue,
     Scaling,
+    ScalingMetric,
+    ScalingMode,
     SecretRef,
 )
 
@@ -49,7 +52,22 @@ def test_what_is_not_said_has_its_default() -> None:
     assert function.served_name == "chat"
     assert function.spec == FunctionSpec(
         model=ModelSpec(uri="file:///models/chat", name="", dtype="auto", max_model_len=None),
-        scaling=Scaling(min_replicas=0, max_replicas=4, target=16.0, scale_to_zero_grace_period_seconds=30),
+        scaling=Scaling(
+            mode=ScalingMode.AUTO,
+            min_replicas=0,
+            max_replicas=4,
+            metric=ScalingMetric.CONCURRENCY,
+            target=16.0,
+            target_utilization_percent=70,
+            window_seconds=60,
+            panic_window_percent=10,
+            panic_threshold_percent=200,
+            max_scale_up_rate=1000.0,
+            max_scale_down_rate=2.0,
+            scale_down_delay_seconds=0,
+            scale_to_zero_grace_period_seconds=30,
+            prometheus=None,
+        ),
         replicas=None,
         container_concurrency=0,
         timeout_seconds=600,
@@ -69,6 +87,26 @@ def test_the_token_of_a_secret_has_a_usual_key() -> None:
     function = Function.from_body(body(model=model))
     assert function.spec.model.credentials == Credentials(SecretRef("hub", "HF_TOKEN"))
     assert function.spec.model.revision == "refs/pr/1"
+
+
+def test_another_autoscaler_must_say_a_number() -> None:
+    external = {"mode": "External"}
+    assert problems(body(scaling=external)) == {
+        "spec.replicas": (None, "a number: spec.scaling.mode External needs it")
+    }
+    assert list(problems(body(scaling=external, replicas=-1))) == ["spec.replicas"]
+    function = Function.from_body(body(scaling=external, replicas=0))
+    assert (function.spec.scaling.mode, function.spec.replicas) == (ScalingMode.EXTERNAL, 0)
+
+
+def test_a_query_of_its_own_may_have_several_lines() -> None:
+    own = {"query": "sum(\n  vllm_requests\n)", "target": 5}
+    function = Function.from_body(body(scaling={"prometheus": own, "metric": "TokensPerSecond"}))
+    assert function.spec.scaling.prometheus == OwnQuery("sum(\n  vllm_requests\n)", 5.0)
+    assert function.spec.scaling.metric is ScalingMetric.TOKENS_PER_SECOND
+    assert list(problems(body(scaling={"prometheus": {"query": "x" * 4097, "target": 5}}))) == [
+        "spec.scaling.prometheus.query"
+    ]
 
 
 def test_a_wrong_value_hides_what_follows_from_it() -> None:
@@ -241,8 +279,17 @@ functions = st.builds(
             Scaling,
             min_replicas=st.integers(0, 5),
             max_replicas=st.integers(5, 100),
+            metric=st.sampled_from(ScalingMetric),
             target=st.floats(0.01, 1e6),
+            target_utilization_percent=st.integers(1, 100),
+            window_seconds=st.integers(6, 3600),
+            panic_window_percent=st.integers(1, 100),
+            panic_threshold_percent=st.integers(110, 1000),
+            max_scale_up_rate=st.floats(1.01, 1e5),
+            max_scale_down_rate=st.floats(1.01, 1e5),
+            scale_down_delay_seconds=st.integers(0, 3600),
             scale_to_zero_grace_period_seconds=st.integers(0, 10**6),
+            prometheus=st.none() | st.builds(OwnQuery, names.map("sum({})".format), st.floats(0.01, 1e9)),
         ),
         replicas=st.none() | st.integers(0, 100),
         container_concurrency=st.integers(0, 1000),
