@@ -81,6 +81,21 @@ def test_one_device_beside_what_the_pool_asks() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "limits", "requests"),
+    [
+        ({}, {}, {"cpu": "250m"}),
+        ({"requests": {"memory": "4Gi"}}, {}, {"cpu": "250m", "memory": "4Gi"}),
+        ({"limits": {"cpu": "100m"}}, {"cpu": "100m"}, {}),  # the API server asks for as much
+        ({"requests": {"cpu": 0}}, {}, {"cpu": "0"}),
+    ],
+)
+def test_a_worker_asks_for_a_share_of_the_processor_unless_told(said: Any, limits: Any, requests: Any) -> None:
+    resources = pod(resources=said)["spec"]["containers"][0]["resources"]
+    device = {"nvidia.com/gpu": "1"}
+    assert resources == {"limits": {**limits, **device}, "requests": {**requests, **device}}
+
+
 def test_what_a_worker_is_told() -> None:
     found = env(pod(**CLAIM, terminationGracePeriodSeconds=100))
     assert found["FOREBAY_OPERATOR"]["value"] == "fb-operator.forebay-system.svc:9443"

@@ -129,7 +129,7 @@ def _container(pool: Pool, settings: PodSettings) -> Json:
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}],
         "resources": {
             "limits": {**spec.resources.limits, spec.resource_name: "1"},
-            "requests": {**spec.resources.requests, spec.resource_name: "1"},
+            "requests": {**spec.resources.asked, spec.resource_name: "1"},
         },
         "securityContext": {
             "allowPrivilegeEscalation": False,
