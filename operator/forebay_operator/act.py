@@ -19,6 +19,7 @@ from forebay_operator.inspections import (
     REMOTE_DOUBT,
     REMOTE_RETRY,
     RETRY,
+    Failure,
     Inspections,
     Subject,
 )
@@ -59,15 +60,27 @@ class Actor:
         return self._tell(step, seen, now)
 
     def ask_again(self, seen: Snapshot, now: float) -> None:
-        """Inspect once more what failed a while ago or may have changed since, and prepare what could not be built."""
+        """Inspect once more what failed a while ago or with credentials that are others by now, or may have changed
+        since; and prepare what could not be built. Asked is who is of a function's pool."""
+        due = set(self.inspections.due(_doubted(seen), now))
+        pools = {function.function.spec.pool for function in seen.functions}
         ready = [worker for worker in seen.workers if worker.ready]
-        for subject in self.inspections.due(_doubted(seen), now):
-            if ready:
-                self._inspect(subject, ready[0].name, now)
-        failed = {function.backbone for function in seen.functions if function.failure and function.backbone}
-        for worker in ready:
-            for backbone in failed - worker.prepared:
-                self.carry_out(Prepare(worker.name, backbone, probe=False), seen, now)
+        serving = {pool: [worker for worker in ready if worker.serves(pool)] for pool in pools}
+        for function in seen.functions:
+            able = serving[function.function.spec.pool]
+            subject = Subject.of(function.function)
+            if able and (subject in due or self._corrected(subject)):
+                self._inspect(subject, able[0].name, now)
+            if function.failure and function.backbone:
+                for worker in able:
+                    if function.backbone not in worker.prepared:
+                        self.carry_out(Prepare(worker.name, function.backbone, probe=False), seen, now)
+
+    def _corrected(self, subject: Subject) -> bool:
+        """Its failure may be over: other credentials are there."""
+        if subject.secret is None or not isinstance(self.inspections.found(subject), Failure):
+            return False
+        return self.inspections.failed_with_others(subject, self.credentials.find(subject.secret, doubted=True))
 
     def _inspect(self, subject: Subject, worker: str, now: float) -> bool:
         attached = self.fleet.workers.get(worker)
@@ -75,7 +88,7 @@ class Actor:
             return False
         token = self._token(subject)
         if isinstance(token, Refused):
-            self.inspections.refuse(subject, token.message, now)
+            self.inspections.refuse(subject, token, now)
             return False
         if token is None:
             return False  # a pass is made when it is there

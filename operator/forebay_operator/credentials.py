@@ -45,8 +45,9 @@ class Refused:
 
 
 class Credentials(Protocol):
-    def find(self, wanted: SecretKey) -> Token | Refused | None:
-        """Never blocks. None = it is being fetched: whoever fetches has a pass made when it is there."""
+    def find(self, wanted: SecretKey, *, doubted: bool = False) -> Token | Refused | None:
+        """Never blocks. None = it is being fetched: whoever fetches has a pass made when it is there. ``doubted``: what
+        was found did not help, so that it is looked at more often, and a pass made when it is another."""
 
 
 class FromEnvironment:
@@ -55,7 +56,7 @@ class FromEnvironment:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
 
-    def find(self, wanted: SecretKey) -> Token | Refused | None:
+    def find(self, wanted: SecretKey, *, doubted: bool = False) -> Token | Refused | None:
         value = self._environ.get(wanted.key)
         if not value:
             return Refused(f"spec.model.credentials: the environment variable {wanted.key} is not set")

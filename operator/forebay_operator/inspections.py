@@ -14,7 +14,7 @@ from forebay_api.conditions import Reason
 from forebay_api.function import Function
 from forebay_api.model import Model
 from forebay_operator import wire
-from forebay_operator.credentials import SecretKey, Token
+from forebay_operator.credentials import Refused, SecretKey, Token
 from forebay_wire.v1 import fleet_pb2
 
 log = structlog.get_logger(__name__)
@@ -78,6 +78,7 @@ class _Question:
     worker: str
     incarnation: str
     at: float
+    token: Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Inspections:
         self._unseen = False
         self._questions: dict[Subject, _Question] = {}
         self._answers: dict[Subject, Model | Failure] = {}
+        self._tried: dict[Subject, Token | Refused] = {}
         self._heard: dict[Subject, float] = {}
         self._condemned: dict[Subject, tuple[str, str]] = {}
         self._fresh: list[fleet_pb2.Inspection] = []
@@ -132,7 +134,7 @@ class Inspections:
         """The question to send to ``worker``; None when one is under way."""
         if self.under_way(subject):
             return None
-        question = _Question(uuid.uuid4().hex, worker, incarnation, now)
+        question = _Question(uuid.uuid4().hex, worker, incarnation, now, token)
         self._questions[subject] = question
         return fleet_pb2.Inspect(
             id=question.id,
@@ -143,11 +145,12 @@ class Inspections:
             credentials=token.value,
         )
 
-    def refuse(self, subject: Subject, message: str, now: float) -> None:
+    def refuse(self, subject: Subject, refused: Refused, now: float) -> None:
         """Nobody need be asked: its credentials cannot be had."""
         before = _gist(self._answers.get(subject))
         self._heard[subject] = now
-        self._answers[subject] = Failure(Reason.UNAUTHORIZED.value, message, now)
+        self._tried[subject] = refused
+        self._answers[subject] = Failure(Reason.UNAUTHORIZED.value, refused.message, now)
         self._unseen = True
         if before != Reason.UNAUTHORIZED.value:
             log.info("inspected", uri=subject.uri, backbone="", reason=Reason.UNAUTHORIZED.value)
@@ -170,7 +173,7 @@ class Inspections:
         subjects = {question.id: subject for subject, question in self._questions.items()}
         for answer in self._fresh:
             if (subject := subjects.pop(answer.id, None)) is not None:
-                del self._questions[subject]
+                self._tried[subject] = self._questions.pop(subject).token
                 self._file(subject, answer, now)
         self._fresh.clear()
         self._unseen = False
@@ -187,6 +190,11 @@ class Inspections:
             for subject, age in doubted.items()
             if subject in self._heard and self._heard[subject] + age <= now and not self.under_way(subject)
         ]
+
+    def failed_with_others(self, subject: Subject, found: Token | Refused | None) -> bool:
+        """Whether its failure was with other credentials than those ``found`` now."""
+        failed = isinstance(self._answers.get(subject), Failure)
+        return failed and found is not None and self._tried.get(subject, found) != found
 
     def wake_at(self, now: float) -> float | None:
         """When time alone will change something (unix seconds). Not what is due already: it waits for a worker."""
@@ -207,7 +215,7 @@ class Inspections:
 
     def keep(self, wanted: Collection[Subject]) -> None:
         """Forget all others."""
-        for memory in (self._answers, self._questions, self._heard, self._condemned, self._rests):
+        for memory in (self._answers, self._tried, self._questions, self._heard, self._condemned, self._rests):
             for subject in [subject for subject in memory if subject not in wanted]:
                 del memory[subject]
 

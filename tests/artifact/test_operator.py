@@ -90,7 +90,7 @@ def test_a_corrected_function_is_asked_about_at_once() -> None:
 
 def test_credentials_that_cannot_be_had_are_said_without_asking_anybody() -> None:
     inspections, subject = Inspections(), Subject("hf://org/m", "auto", "", "", SecretKey("team", "hub", "TOKEN"))
-    inspections.refuse(subject, "no such variable", 5.0)
+    inspections.refuse(subject, Refused("no such variable"), 5.0)
     assert inspections.wake_at(5.0) == 5.0, "a pass, so that the status says so"
     found = inspections.found(subject)
     assert (getattr(found, "reason", ""), getattr(found, "message", "")) == ("Unauthorized", "no such variable")
@@ -119,7 +119,7 @@ class _Later:
     def __init__(self) -> None:
         self.found: Token | Refused | None = None
 
-    def find(self, wanted: SecretKey) -> Token | Refused | None:
+    def find(self, wanted: SecretKey, *, doubted: bool = False) -> Token | Refused | None:
         return self.found
 
 

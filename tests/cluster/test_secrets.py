@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -131,3 +131,38 @@ async def test_what_nobody_asks_for_is_forgotten() -> None:
         each.secrets.find(other)
         await each.news()
         assert each.secrets.find(KEY) is None
+
+
+async def test_one_that_did_not_help_is_read_again_without_being_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "DOUBTED", 0.01)
+    api = OneSecret(stored("wrong"), stored("wrong"), stored("right"))
+    async with asking(api) as each:
+        each.secrets.find(KEY)
+        await each.news()
+        each.secrets.find(KEY, doubted=True)
+        each.now += 1
+        await wait_for(lambda: api.reads == 2)
+        assert each.changes == 1
+        each.now += 1
+        await each.news()
+        assert each.secrets.find(KEY) == Token("right")
+
+
+async def test_who_no_longer_doubts_costs_no_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "DOUBTED", 0.01)
+    api = OneSecret(stored("wrong"))
+    async with asking(api) as each:
+        each.secrets.find(KEY)
+        await each.news()
+        each.secrets.find(KEY, doubted=True)
+        each.now += FRESH - 0.005
+        await wait_for(lambda: api.reads == 2)
+        each.now += 1
+        await asyncio.sleep(0.1)  # ten times as long as it is doubted
+        assert api.reads == 2
+
+
+async def wait_for(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not what():  # noqa: ASYNC110  # what is waited for tells nobody
+            await asyncio.sleep(0.005)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from forebay_operator.credentials import Refused, SecretKey, Token
 
 FRESH = 60.0
 """Seconds after which what was read is read again when it is asked for."""
+
+DOUBTED = 5.0
+"""The same, without being asked for, of one that did not help: somebody is about to correct it."""
 
 KEPT = 600.0
 """Seconds after the last question in which it stays in memory."""
@@ -35,6 +39,14 @@ class _Kept:
     answer: Token | Refused | None = None
     read_at: float = -FRESH
     asked_at: float = 0.0
+    doubted_at: float = -FRESH
+
+    def doubted(self, now: float) -> bool:
+        """Who doubts says so in every pass, of which there are several in this time."""
+        return now - self.doubted_at < FRESH
+
+    def due_at(self, now: float) -> float:
+        return self.read_at + (DOUBTED if self.doubted(now) else FRESH)
 
 
 class Secrets:
@@ -47,18 +59,22 @@ class Secrets:
         self._kept: dict[SecretKey, _Kept] = {}
         self._news = asyncio.Event()
 
-    def find(self, wanted: SecretKey) -> Token | Refused | None:
+    def find(self, wanted: SecretKey, *, doubted: bool = False) -> Token | Refused | None:
+        now = self._clock()
         kept = self._kept.setdefault(wanted, _Kept())
-        kept.asked_at = self._clock()
-        if kept.asked_at - kept.read_at >= FRESH:
+        kept.asked_at = now
+        if doubted:
+            if not kept.doubted(now):
+                self._news.set()
+            kept.doubted_at = now
+        if now >= kept.due_at(now):
             self._news.set()
         return kept.answer
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._due()
             silent = False
             with carefully("secrets"):
                 silent = await self._read_due()
@@ -66,13 +82,22 @@ class Secrets:
                 await asyncio.sleep(AGAIN)
                 self._news.set()
 
+    async def _due(self) -> None:
+        """Wait until somebody asks for one that is too old, or one that is doubted is."""
+        now = self._clock()
+        waits = [kept.due_at(now) - now for kept in self._kept.values() if kept.doubted(now)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(waits, default=None)):
+                await self._news.wait()
+        self._news.clear()
+
     async def _read_due(self) -> bool:
         """Whether nobody answered for one of them."""
         now = self._clock()
         self._kept = {key: kept for key, kept in self._kept.items() if now - kept.asked_at < KEPT}
         silent = False
         for key, kept in list(self._kept.items()):
-            if self._clock() - kept.read_at < FRESH:
+            if now < kept.due_at(now):
                 continue
             try:
                 answer = await self._read(key)

@@ -1,0 +1,158 @@
+"""Who is asked again about a model, and when: a worker of the function's pool, and at once when a Secret is another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deciding.values import snapshot, worker
+from forebay_api.function import Function
+from forebay_operator.act import Actor
+from forebay_operator.credentials import Refused, SecretKey, Token
+from forebay_operator.decide.seen import FunctionSeen, Snapshot
+from forebay_operator.inspections import REMOTE_RETRY, RETRY, Inspections, Subject
+from forebay_operator.sent import Sent
+from forebay_operator.snapshot import Epochs
+from forebay_wire.v1 import fleet_pb2, model_pb2
+
+INCARNATIONS = {"small-0": "small-0-1", "big-0": "big-0-1"}
+REFUSAL = {"reason": "Unauthorized", "message": "the hub refused"}
+
+
+@dataclass
+class Secrets:
+    """What is found for every Secret; ``doubts``: how often somebody doubted it."""
+
+    found: Token | Refused | None
+    doubts: int = 0
+
+    def find(self, wanted: SecretKey, *, doubted: bool = False) -> Token | Refused | None:
+        self.doubts += doubted
+        return self.found
+
+
+@dataclass
+class Told:
+    """A fleet of which everybody hears."""
+
+    commands: list[tuple[str, fleet_pb2.Command]] = field(default_factory=list)
+
+    @property
+    def workers(self) -> dict[str, Any]:
+        return {name: SimpleNamespace(name=name, incarnation=value) for name, value in INCARNATIONS.items()}
+
+    def tell(self, worker: str, command: fleet_pb2.Command) -> bool:
+        self.commands.append((worker, command))
+        return True
+
+    def asked(self) -> list[tuple[str, str]]:
+        """(worker, credentials) of each question."""
+        return [(worker, command.inspect.credentials) for worker, command in self.commands]
+
+
+class Desk:
+    """An operator's memory of one function of pool ``big``; answers come from the worker that was asked."""
+
+    def __init__(self, found: Token | Refused | None = None, uri: str = "hf://org/m") -> None:
+        secret: dict[str, Any] = {"credentials": {"secretRef": {"name": "hub", "key": "TOKEN"}}} if found else {}
+        body = {
+            "apiVersion": "forebay.dev/v1alpha1",
+            "kind": "LLMFunction",
+            "metadata": {"name": "f", "namespace": "team"},
+            "spec": {"model": {"uri": uri, **secret}, "pool": "big"},
+        }
+        self.function = Function.from_body(body)
+        self.subject = Subject.of(self.function)
+        self.secrets, self.fleet, self.inspections = Secrets(found), Told(), Inspections()
+        self.actor = Actor(self.fleet, self.inspections, Sent(), Epochs(), self.secrets)  # type: ignore[arg-type]
+
+    def seen(self, *, ready: bool = True, failure: bool = True, backbone: str = "") -> Snapshot:
+        known = FunctionSeen(self.function, backbone, failure=("Unauthorized", "") if failure else None)
+        small, big = replace(worker("small-0"), pool="small"), replace(worker("big-0", ready=ready), pool="big")
+        return replace(snapshot([known]), workers=(small, big))
+
+    def again(self, now: float, **seen: Any) -> None:
+        self.inspections.settle(INCARNATIONS, now)
+        self.actor.ask_again(self.seen(**seen), now)
+
+    def ask(self, now: float) -> None:
+        self.actor._inspect(self.subject, "big-0", now)
+
+    def answer(self, now: float, **said: Any) -> None:
+        """To the last question."""
+        self.inspections.hear(fleet_pb2.Inspection(id=self.fleet.commands[-1][1].inspect.id, **said))
+        self.inspections.settle(INCARNATIONS, now)
+
+
+def test_a_worker_of_the_function_s_pool_is_asked_again() -> None:
+    desk = Desk(uri="file:///m")
+    desk.ask(0.0)
+    desk.answer(0.0, **REFUSAL)
+    desk.again(RETRY - 1)
+    assert len(desk.fleet.commands) == 1
+    desk.again(RETRY, ready=False)
+    assert len(desk.fleet.commands) == 1, "rather nobody than a worker of another pool"
+    desk.again(RETRY)
+    assert desk.fleet.asked() == [("big-0", ""), ("big-0", "")]
+
+
+def test_what_could_not_be_built_is_built_by_workers_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(uri="file:///m")
+    told: list[str] = []
+    monkeypatch.setattr(Actor, "_tell", lambda _self, step, _seen, _now: bool(told.append(step.worker)) or True)
+    desk.again(0.0, backbone="unbuilt")
+    assert told == ["big-0"]
+
+
+def test_another_token_is_tried_at_once() -> None:
+    desk = Desk(Token("old"))
+    desk.ask(0.0)
+    desk.answer(0.1, **REFUSAL)
+    desk.again(0.2)
+    assert desk.fleet.asked() == [("big-0", "old")]
+    desk.secrets.found = Token("new")
+    desk.again(0.3)
+    desk.again(0.4)
+    assert desk.fleet.asked() == [("big-0", "old"), ("big-0", "new")], "once"
+    desk.answer(0.5, **REFUSAL)
+    desk.again(0.6)
+    assert len(desk.fleet.commands) == 2, "it was tried, and did not help either"
+
+
+def test_a_token_that_comes_while_another_is_tried_is_tried_after_it() -> None:
+    desk = Desk(Token("old"))
+    desk.ask(0.0)
+    desk.secrets.found = Token("new")
+    desk.again(0.1)
+    desk.answer(0.2, **REFUSAL)
+    desk.again(0.3)
+    assert desk.fleet.asked() == [("big-0", "old"), ("big-0", "new")]
+
+
+def test_a_secret_that_is_made_after_its_function_is_used_at_once() -> None:
+    desk = Desk(Refused("there is no Secret"))
+    desk.ask(0.0)
+    desk.again(0.1)
+    desk.secrets.found = Refused("it has no key")
+    desk.again(0.2)
+    assert getattr(desk.inspections.found(desk.subject), "message", "") == "it has no key"
+    desk.secrets.found = None  # it is being read
+    desk.again(0.3)
+    assert not desk.fleet.commands
+    desk.secrets.found = Token("new")
+    desk.again(0.4)
+    assert desk.fleet.asked() == [("big-0", "new")]
+
+
+def test_nothing_is_doubted_that_helped() -> None:
+    desk = Desk(Token("good"))
+    desk.ask(0.0)
+    desk.answer(0.1, model=model_pb2.Model(backbone="b"))
+    desk.secrets.found = Token("better")
+    desk.again(0.2, failure=False)
+    assert (len(desk.fleet.commands), desk.secrets.doubts) == (1, 0)
+    desk.again(0.1 + REMOTE_RETRY, failure=False)
+    assert desk.fleet.asked()[-1] == ("big-0", "better")
