@@ -18,6 +18,7 @@ from forebay_operator.act import Actor
 from forebay_operator.decide.plan import Plan, next_steps
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.steps import Form
+from forebay_operator.decisions import Decision, Decisions
 from forebay_operator.progress import Progress, progress
 from forebay_operator.routes import FunctionRoute, Routes
 from forebay_operator.settling import Settling
@@ -76,6 +77,7 @@ class Outcome:
     seen: Snapshot
     statuses: Mapping[FunctionKey, FunctionStatus] = field(default_factory=dict)
     progress: Mapping[FunctionKey, Progress | None] = field(default_factory=dict)
+    scaling: Mapping[FunctionKey, Decision] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class Control:
     actor: Actor
     timeline: Timeline
     statuses: Statuses
+    decisions: Decisions
     routes: Routes
     settling: Settling
     shown: Callable[[], None]
@@ -148,7 +151,8 @@ class Control:
             )
             for key, look in looks.items()
         }
-        self.outcome = Outcome(seen, statuses, found)
+        scaling = self.decisions.take(self._plan, seen, statuses, now)
+        self.outcome = Outcome(seen, statuses, found, scaling)
         if self.settling.may_grow(now):  # before, a gateway's own last table is better than what we know
             functions = [FunctionRoute(look.function, statuses[key], found[key]) for key, look in looks.items()]
             self.routes.publish(routes.table(functions, formed.values(), seen))

@@ -10,6 +10,7 @@ from forebay_api.function import FunctionKey
 from forebay_operator.act import Actor
 from forebay_operator.control import Alarm, Control, Outcome
 from forebay_operator.credentials import Credentials, FromEnvironment
+from forebay_operator.decisions import Decisions
 from forebay_operator.demand import Demand
 from forebay_operator.doors import Doors
 from forebay_operator.estate import Estate
@@ -85,9 +86,10 @@ def assemble(
     alarm = Alarm()
     inspections = Inspections()
     timeline = Timeline()
+    decisions = Decisions()
     fleet = Fleet(term, wake=alarm.within, inspected=inspections.hear, silence=timing.silence, stranger=stranger)
     demand = Demand(wake=alarm.within, first_token=timeline.first_token, silence=timing.silence)
-    functions = Functions(changed=_on_change(inspections, demand, timeline, alarm))
+    functions = Functions(changed=_on_change(inspections, demand, timeline, decisions, alarm))
     observer = Observer(functions, fleet, demand, inspections, estate)
     routes = Routes()
 
@@ -95,7 +97,16 @@ def assemble(
         outcome = control.outcome
         operator: Json = {"term": term.number, "startedAt": began, "url": urls.gateway}
         return draw(
-            Scene(outcome.seen, outcome.statuses, outcome.progress, fleet.workers, timeline.newest_first(), operator)
+            Scene(
+                outcome.seen,
+                outcome.statuses,
+                outcome.progress,
+                fleet.workers,
+                timeline.newest_first(),
+                outcome.scaling,
+                decisions.newest_first,
+                operator,
+            )
         )
 
     view = View(present)
@@ -111,6 +122,7 @@ def assemble(
         actor=Actor(fleet, inspections, Sent(), observer.epochs, credentials or FromEnvironment()),
         timeline=timeline,
         statuses=Statuses(urls),
+        decisions=decisions,
         routes=routes,
         settling=Settling(began, timing.grow, timing.shrink),
         shown=shown,
@@ -119,7 +131,7 @@ def assemble(
 
 
 def _on_change(
-    inspections: Inspections, demand: Demand, timeline: Timeline, alarm: Alarm
+    inspections: Inspections, demand: Demand, timeline: Timeline, decisions: Decisions, alarm: Alarm
 ) -> Callable[[Mapping[FunctionKey, Known], Mapping[FunctionKey, Known]], None]:
     """What to do when functions came, went or changed: forget what concerns others, look anew, decide anew."""
 
@@ -130,6 +142,7 @@ def _on_change(
         inspections.keep({Subject.of(known.function) for known in after.values()})
         demand.keep(after.keys())
         timeline.keep(after.keys())
+        decisions.keep(after.keys())
         alarm.within(0.0)
 
     return changed

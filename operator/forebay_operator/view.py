@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -13,7 +14,9 @@ from forebay_api.conditions import Condition
 from forebay_api.function import FunctionKey
 from forebay_api.model import Stage, Unit
 from forebay_operator import wire
+from forebay_operator.decide.scale import Input
 from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelineSeen, Snapshot
+from forebay_operator.decisions import Decision
 from forebay_operator.fleet import Attached
 from forebay_operator.progress import Progress
 from forebay_operator.status import FunctionStatus
@@ -23,18 +26,24 @@ from forebay_wire.v1 import fleet_pb2, view_pb2, view_pb2_grpc
 PUSH_SECONDS = 0.1
 """Shortest time between two snapshots to one watcher."""
 
+REST_FACTOR = 4.0
+"""And this many times as long as it took to draw: who watches a thousand functions must not hold up passes."""
+
 Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What there is to show. ``workers`` are those attached now."""
+    """What there is to show. ``workers`` are those attached now; ``scaling`` is the present decision, ``decided`` gives
+    the last ones that differed, newest first."""
 
     seen: Snapshot
     statuses: Mapping[FunctionKey, FunctionStatus]
     progress: Mapping[FunctionKey, Progress | None]
     workers: Mapping[str, Attached]
     cold_starts: Iterable[ColdStart]
+    scaling: Mapping[FunctionKey, Decision]
+    decided: Callable[[FunctionKey], Sequence[Decision]]
     operator: Json
 
 
@@ -70,8 +79,39 @@ def _function(function: FunctionSeen, scene: Scene) -> Json:
         "inFlight": function.demand.in_flight,
         "url": status.url,
         "conditions": [_condition(condition) for condition in status.conditions],
+        "scaling": _scaling(scene.scaling.get(key), scene.decided(key)),
         "progress": progress
         and {"phase": progress.phase, "fraction": round(progress.fraction, 4), "etaSeconds": round(progress.eta, 2)},
+    }
+
+
+def _scaling(present: Decision | None, decided: Sequence[Decision]) -> Json | None:
+    """None until the first pass."""
+    if present is None:
+        return None
+    return {**_decision(present), "decisions": [_decision(decision) for decision in decided]}
+
+
+def _decision(decision: Decision) -> Json:
+    return {
+        "time": decision.at,
+        "desired": decision.desired,
+        "current": decision.current,
+        "reason": decision.reason,
+        "limit": decision.limit,
+        "message": decision.message,
+        "inputs": [_input(given) for given in decision.inputs],
+        "paid": list(decision.paid),
+        "received": list(decision.received),
+    }
+
+
+def _input(given: Input) -> Json:
+    return {
+        "name": given.name,
+        "value": given.value,
+        "sampledAt": given.sampled_at,
+        "source": given.source,
     }
 
 
@@ -223,6 +263,7 @@ class View(view_pb2_grpc.ViewServicer):
         self._draw = draw
         self._news = asyncio.Event()
         self._text: str | None = None
+        self._took = 0.0
 
     def changed(self) -> None:
         """There is something new to show."""
@@ -232,7 +273,9 @@ class View(view_pb2_grpc.ViewServicer):
 
     def text(self) -> str:
         if self._text is None:
+            began = time.monotonic()
             self._text = json.dumps(self._draw(), separators=(",", ":"))
+            self._took = time.monotonic() - began
         return self._text
 
     async def Watch(
@@ -249,4 +292,4 @@ class View(view_pb2_grpc.ViewServicer):
             if request.once:
                 return
             await news.wait()
-            await asyncio.sleep(PUSH_SECONDS)
+            await asyncio.sleep(max(PUSH_SECONDS, REST_FACTOR * self._took))
