@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import hdrs, web
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 from forebay_api.function import FunctionKey
 from forebay_gateway import body, errors, locate
@@ -32,6 +32,11 @@ DURATION = Histogram(
     "From the request's arrival to the end of its answer.",
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
 )
+
+TIME = Gauge(
+    "forebay_gateway_time_seconds", "The gateway's clock. Whoever reads it knows that, and how often, it was asked."
+)
+TIME.set_function(time.time)
 
 CLIENT_GONE = 499
 """Counted for a caller that left; nobody is there to be told."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import math
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from prometheus_client import Counter
 
 from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch
 
 if TYPE_CHECKING:
     from forebay_gateway.seat import Seat
+
+FUNCTION_TOKENS = Counter("forebay_function_tokens_total", "Tokens delivered.", ["function"])
 
 RETRY_SECONDS = (1, 120)
 """Bounds of Retry-After: the OpenAI client does not retry at all above two minutes."""
@@ -25,15 +30,22 @@ RECENT = 0.2
 
 @dataclass(slots=True)
 class Desk:
-    """``service_seconds``: recent time from grant to end; ``last_ended`` in unix seconds, 0 = never."""
+    """``service_seconds``: recent time from grant to end; ``last_ended`` in unix seconds, 0 = never; ``tokens`` that
+    were delivered."""
 
     key: FunctionKey
     queue: deque[Seat] = field(default_factory=deque)
-    served: Counter[Epoch] = field(default_factory=Counter)
+    served: collections.Counter[Epoch] = field(default_factory=collections.Counter)
     ended: int = 0
+    tokens: int = 0
     last_ended: float = 0.0
     service_seconds: float = UNKNOWN_SERVICE_SECONDS
     _told: tuple[int, int, int] = (0, 0, -1)
+    _counted: Counter = field(init=False)
+
+    def __post_init__(self) -> None:
+        # There from the first request on, long before its first token: a rate sees no rise of a series that begins.
+        self._counted = FUNCTION_TOKENS.labels(str(self.key))
 
     def __repr__(self) -> str:
         return f"<Desk {self.key} {len(self.queue)} waiting, {self.in_flight} in flight, {self.ended} ended>"
@@ -51,6 +63,10 @@ class Desk:
         now = (self.waiting, self.in_flight, self.ended)
         told, self._told = self._told, now
         return told != now
+
+    def count_token(self) -> None:
+        self.tokens += 1
+        self._counted.inc()
 
     def note_service(self, seconds: float) -> None:
         if self.service_seconds == UNKNOWN_SERVICE_SECONDS:

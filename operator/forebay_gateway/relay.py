@@ -208,6 +208,7 @@ class Relay:
 
     def _measure(self, generation: Generation, token: Token, pipeline: Pipeline, seat: Seat) -> None:
         call, now = generation.call, time.monotonic()
+        seat.desk.count_token()
         if token.choice in generation.latest:
             BETWEEN_TOKENS.observe(now - generation.latest[token.choice])
         generation.latest[token.choice] = now

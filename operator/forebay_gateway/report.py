@@ -88,4 +88,5 @@ def _demand(desk: Desk) -> demand_pb2.FunctionDemand:
         last_ended_unix_us=int(desk.last_ended * 1e6),
         prompt_bytes=oldest.prompt_bytes if oldest else 0,
         requests=desk.ended,
+        tokens=desk.tokens,
     )

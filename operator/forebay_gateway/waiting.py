@@ -21,7 +21,7 @@ from prometheus_client import Gauge
 from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch
 from forebay_gateway import errors
-from forebay_gateway.desk import Desk, retry_after
+from forebay_gateway.desk import FUNCTION_TOKENS, Desk, retry_after
 from forebay_gateway.pick import Load, choose
 from forebay_gateway.roster import Roster, Route
 from forebay_gateway.seat import Regime, Seat
@@ -217,6 +217,7 @@ class Room:
                 del self._desks[key]
                 QUEUE_DEPTH.remove(str(key))
                 IN_FLIGHT.remove(str(key))
+                FUNCTION_TOKENS.remove(str(key))
 
     def _note(self, desk: Desk) -> None:
         """Tell metrics and operator, but only of a change: what the operator pushes must not make it push again."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from forebay_wire.v1 import model_pb2 as forebay__wire_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66orebay_wire/v1/demand.proto\x12\x0f\x66orebay_wire.v1\x1a\x1b\x66orebay_wire/v1/model.proto\"\xb9\x01\n\x0e\x46unctionDemand\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x1e\n\x16oldest_waiting_unix_us\x18\x05 \x01(\x03\x12\x1a\n\x12last_ended_unix_us\x18\x06 \x01(\x03\x12\x14\n\x0cprompt_bytes\x18\x07 \x01(\r\x12\x10\n\x08requests\x18\x08 \x01(\x04\"\x9e\x01\n\nFirstToken\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x17\n\x0f\x61rrived_unix_us\x18\x04 \x01(\x03\x12\x1b\n\x13\x66irst_token_unix_us\x18\x05 \x01(\x03\x12%\n\x05\x65poch\x18\x06 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\"\x86\x01\n\x0c\x44\x65mandReport\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x32\n\tfunctions\x18\x02 \x03(\x0b\x32\x1f.forebay_wire.v1.FunctionDemand\x12\x31\n\x0c\x66irst_tokens\x18\x03 \x03(\x0b\x32\x1b.forebay_wire.v1.FirstToken\"\x0b\n\tDemandAck\" \n\rRoutesRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\"@\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\x12\x13\n\x0b\x65ta_seconds\x18\x03 \x01(\x02\"\xa8\x03\n\rFunctionRoute\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12\x16\n\x0erefusal_reason\x18\x08 \x01(\t\x12\x17\n\x0frefusal_message\x18\t \x01(\t\x12\x1d\n\x15\x63ontainer_concurrency\x18\n \x01(\r\x12\x17\n\x0ftimeout_seconds\x18\x0b \x01(\r\x12\x1a\n\x12queue_max_requests\x18\x0c \x01(\r\x12\x1d\n\x15queue_timeout_seconds\x18\r \x01(\r\x12\"\n\x1a\x63old_start_timeout_seconds\x18\x0e \x01(\r\x12\x15\n\rmax_model_len\x18\x0f \x01(\r\x12\x17\n\x0f\x63reated_unix_us\x18\x10 \x01(\x03\x12+\n\x08progress\x18\x11 \x01(\x0b\x32\x19.forebay_wire.v1.Progress\"\xa2\x01\n\rPipelineRoute\x12%\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\x12\x10\n\x08\x62\x61\x63kbone\x18\x02 \x01(\t\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\x13\n\x0b\x65ngine_unix\x18\x04 \x01(\t\x12\x12\n\nengine_tcp\x18\x05 \x01(\t\x12\x0e\n\x06stages\x18\x06 \x01(\r\x12\x11\n\tkv_tokens\x18\x07 \x01(\r\"\x91\x01\n\nRouteTable\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x31\n\tfunctions\x18\x03 \x03(\x0b\x32\x1e.forebay_wire.v1.FunctionRoute\x12\x31\n\tpipelines\x18\x04 \x03(\x0b\x32\x1e.forebay_wire.v1.PipelineRoute2Q\n\x06\x44\x65mand\x12G\n\x06Report\x12\x1d.forebay_wire.v1.DemandReport\x1a\x1a.forebay_wire.v1.DemandAck(\x01\x30\x01\x32P\n\x06Routes\x12\x46\n\x05Watch\x12\x1e.forebay_wire.v1.RoutesRequest\x1a\x1b.forebay_wire.v1.RouteTable0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66orebay_wire/v1/demand.proto\x12\x0f\x66orebay_wire.v1\x1a\x1b\x66orebay_wire/v1/model.proto\"\xc9\x01\n\x0e\x46unctionDemand\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x1e\n\x16oldest_waiting_unix_us\x18\x05 \x01(\x03\x12\x1a\n\x12last_ended_unix_us\x18\x06 \x01(\x03\x12\x14\n\x0cprompt_bytes\x18\x07 \x01(\r\x12\x10\n\x08requests\x18\x08 \x01(\x04\x12\x0e\n\x06tokens\x18\t \x01(\x04\"\x9e\x01\n\nFirstToken\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x17\n\x0f\x61rrived_unix_us\x18\x04 \x01(\x03\x12\x1b\n\x13\x66irst_token_unix_us\x18\x05 \x01(\x03\x12%\n\x05\x65poch\x18\x06 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\"\x86\x01\n\x0c\x44\x65mandReport\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x32\n\tfunctions\x18\x02 \x03(\x0b\x32\x1f.forebay_wire.v1.FunctionDemand\x12\x31\n\x0c\x66irst_tokens\x18\x03 \x03(\x0b\x32\x1b.forebay_wire.v1.FirstToken\"\x0b\n\tDemandAck\" \n\rRoutesRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\"@\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\x12\x13\n\x0b\x65ta_seconds\x18\x03 \x01(\x02\"\xa8\x03\n\rFunctionRoute\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12\x16\n\x0erefusal_reason\x18\x08 \x01(\t\x12\x17\n\x0frefusal_message\x18\t \x01(\t\x12\x1d\n\x15\x63ontainer_concurrency\x18\n \x01(\r\x12\x17\n\x0ftimeout_seconds\x18\x0b \x01(\r\x12\x1a\n\x12queue_max_requests\x18\x0c \x01(\r\x12\x1d\n\x15queue_timeout_seconds\x18\r \x01(\r\x12\"\n\x1a\x63old_start_timeout_seconds\x18\x0e \x01(\r\x12\x15\n\rmax_model_len\x18\x0f \x01(\r\x12\x17\n\x0f\x63reated_unix_us\x18\x10 \x01(\x03\x12+\n\x08progress\x18\x11 \x01(\x0b\x32\x19.forebay_wire.v1.Progress\"\xa2\x01\n\rPipelineRoute\x12%\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\x12\x10\n\x08\x62\x61\x63kbone\x18\x02 \x01(\t\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\x13\n\x0b\x65ngine_unix\x18\x04 \x01(\t\x12\x12\n\nengine_tcp\x18\x05 \x01(\t\x12\x0e\n\x06stages\x18\x06 \x01(\r\x12\x11\n\tkv_tokens\x18\x07 \x01(\r\"\x91\x01\n\nRouteTable\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x31\n\tfunctions\x18\x03 \x03(\x0b\x32\x1e.forebay_wire.v1.FunctionRoute\x12\x31\n\tpipelines\x18\x04 \x03(\x0b\x32\x1e.forebay_wire.v1.PipelineRoute2Q\n\x06\x44\x65mand\x12G\n\x06Report\x12\x1d.forebay_wire.v1.DemandReport\x1a\x1a.forebay_wire.v1.DemandAck(\x01\x30\x01\x32P\n\x06Routes\x12\x46\n\x05Watch\x12\x1e.forebay_wire.v1.RoutesRequest\x1a\x1b.forebay_wire.v1.RouteTable0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forebay_wire.v1.demand_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FUNCTIONDEMAND']._serialized_start=79
-  _globals['_FUNCTIONDEMAND']._serialized_end=264
-  _globals['_FIRSTTOKEN']._serialized_start=267
-  _globals['_FIRSTTOKEN']._serialized_end=425
-  _globals['_DEMANDREPORT']._serialized_start=428
-  _globals['_DEMANDREPORT']._serialized_end=562
-  _globals['_DEMANDACK']._serialized_start=564
-  _globals['_DEMANDACK']._serialized_end=575
-  _globals['_ROUTESREQUEST']._serialized_start=577
-  _globals['_ROUTESREQUEST']._serialized_end=609
-  _globals['_PROGRESS']._serialized_start=611
-  _globals['_PROGRESS']._serialized_end=675
-  _globals['_FUNCTIONROUTE']._serialized_start=678
-  _globals['_FUNCTIONROUTE']._serialized_end=1102
-  _globals['_PIPELINEROUTE']._serialized_start=1105
-  _globals['_PIPELINEROUTE']._serialized_end=1267
-  _globals['_ROUTETABLE']._serialized_start=1270
-  _globals['_ROUTETABLE']._serialized_end=1415
-  _globals['_DEMAND']._serialized_start=1417
-  _globals['_DEMAND']._serialized_end=1498
-  _globals['_ROUTES']._serialized_start=1500
-  _globals['_ROUTES']._serialized_end=1580
+  _globals['_FUNCTIONDEMAND']._serialized_end=280
+  _globals['_FIRSTTOKEN']._serialized_start=283
+  _globals['_FIRSTTOKEN']._serialized_end=441
+  _globals['_DEMANDREPORT']._serialized_start=444
+  _globals['_DEMANDREPORT']._serialized_end=578
+  _globals['_DEMANDACK']._serialized_start=580
+  _globals['_DEMANDACK']._serialized_end=591
+  _globals['_ROUTESREQUEST']._serialized_start=593
+  _globals['_ROUTESREQUEST']._serialized_end=625
+  _globals['_PROGRESS']._serialized_start=627
+  _globals['_PROGRESS']._serialized_end=691
+  _globals['_FUNCTIONROUTE']._serialized_start=694
+  _globals['_FUNCTIONROUTE']._serialized_end=1118
+  _globals['_PIPELINEROUTE']._serialized_start=1121
+  _globals['_PIPELINEROUTE']._serialized_end=1283
+  _globals['_ROUTETABLE']._serialized_start=1286
+  _globals['_ROUTETABLE']._serialized_end=1431
+  _globals['_DEMAND']._serialized_start=1433
+  _globals['_DEMAND']._serialized_end=1514
+  _globals['_ROUTES']._serialized_start=1516
+  _globals['_ROUTES']._serialized_end=1596
 # @@protoc_insertion_point(module_scope)

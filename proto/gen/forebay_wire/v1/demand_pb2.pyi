@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FunctionDemand(_message.Message):
-    __slots__ = ("namespace", "name", "waiting", "in_flight", "oldest_waiting_unix_us", "last_ended_unix_us", "prompt_bytes", "requests")
+    __slots__ = ("namespace", "name", "waiting", "in_flight", "oldest_waiting_unix_us", "last_ended_unix_us", "prompt_bytes", "requests", "tokens")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class FunctionDemand(_message.Message):
     LAST_ENDED_UNIX_US_FIELD_NUMBER: _ClassVar[int]
     PROMPT_BYTES_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     waiting: int
@@ -25,7 +26,8 @@ class FunctionDemand(_message.Message):
     last_ended_unix_us: int
     prompt_bytes: int
     requests: int
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., waiting: _Optional[int] = ..., in_flight: _Optional[int] = ..., oldest_waiting_unix_us: _Optional[int] = ..., last_ended_unix_us: _Optional[int] = ..., prompt_bytes: _Optional[int] = ..., requests: _Optional[int] = ...) -> None: ...
+    tokens: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., waiting: _Optional[int] = ..., in_flight: _Optional[int] = ..., oldest_waiting_unix_us: _Optional[int] = ..., last_ended_unix_us: _Optional[int] = ..., prompt_bytes: _Optional[int] = ..., requests: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class FirstToken(_message.Message):
     __slots__ = ("namespace", "name", "request_id", "arrived_unix_us", "first_token_unix_us", "epoch")
