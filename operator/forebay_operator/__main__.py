@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -30,6 +31,10 @@ def from_files(paths: list[Path]) -> Callable[[], Coroutine[None, None, None]]:
     from forebay_operator.files import FunctionFiles
     from forebay_operator.server import serve
 
+    if folder := os.environ.get("FOREBAY_TLS"):  # in plain text it would be less than somebody believes
+        raise InvalidSetting(
+            f"FOREBAY_TLS={folder!r}: an operator of files speaks plain text; unset it, or use --cluster"
+        )
     config = OperatorConfig.from_env()
     files = FunctionFiles(paths)
     if problems := files.load().problems:

@@ -7,6 +7,7 @@ import builtins
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -193,3 +194,17 @@ async def test_a_file_that_became_wrong_is_told_once() -> None:
     told: list[str] = []
     assert len([loaded async for loaded in watched(source(), told.append)]) == 6
     assert told == ["x", "y", "x"]
+
+
+def test_an_operator_of_files_refuses_certificates_that_it_would_not_use(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "forebay_operator", "-f", str(folder / "good.yaml")],
+        env={**os.environ, "FOREBAY_TLS": "/etc/forebay/tls", "FOREBAY_STATE": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "FOREBAY_TLS='/etc/forebay/tls': an operator of files speaks plain text" in done.stderr
+    assert not (folder / "state").exists()
