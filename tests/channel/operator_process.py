@@ -22,6 +22,7 @@ CALLERS = {
 }
 
 identity = Identity.from_env(os.environ)
+os.environ.pop("FOREBAY_TLS", None)  # one of files refuses it, since by itself it speaks plain text
 
 
 def listen_with_identity(server: grpc.aio.Server, address: str) -> str:
