@@ -45,6 +45,10 @@ BETWEEN_TOKENS = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10),
 )
 CONTINUATIONS = Counter("forebay_continuations_total", "Generations that went to another pipeline.", ["reason"])
+for _cold in ("true", "false"):
+    FIRST_TOKEN.labels(_cold)  # from the start: a rate sees no rise where there was nothing before
+for _fault in Fault:
+    CONTINUATIONS.labels(_fault.value)
 
 MAX_BROKEN = 3
 """A head that fails without dying, on a request that got no token in between, is asked this often: the request itself

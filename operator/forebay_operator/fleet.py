@@ -29,6 +29,8 @@ PROGRESS_SECONDS = 0.1
 
 WORKERS = Gauge("forebay_workers_attached", "Workers with a live stream to this operator.")
 LOST = Counter("forebay_workers_lost_total", "Streams of workers that ended, by how.", ["how"])
+for _how in ("broken", "silent", "invalid", "failed", "overrun", "replaced"):
+    LOST.labels(_how)  # from the start: a rate sees no rise where there was nothing before
 
 
 @dataclass(eq=False, slots=True)

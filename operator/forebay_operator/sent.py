@@ -22,6 +22,8 @@ PREPARE_PATIENCE = 30.0
 """Seconds for building a skeleton and measuring it; also the pause after a failed one."""
 
 OVERDUE = Counter("forebay_commands_overdue_total", "Commands that no report confirmed in time.", ["command"])
+for _step in (Prepare, Hold, Drop, Form, Drain, Dissolve):
+    OVERDUE.labels(_step.__name__)  # from the start: a rate sees no rise where there was nothing before
 
 Key = tuple[str | Epoch, ...]
 

@@ -39,6 +39,8 @@ broken_total = Counter("forebay_pipelines_broken_total", "Pipelines that broke h
 submit_failures_total = Counter("forebay_submit_failures_total", "Requests whose taking in raised")
 late_total = Counter("forebay_late_frames_total", "Frames for a pipeline that is not live here")
 faults_total = Counter("forebay_faults_total", "Reasons to suspect the device", ["reason"])
+for _reason in FaultReason:
+    faults_total.labels(_reason)  # from the start: a rate sees no rise where there was nothing before
 integrity_total = Counter("forebay_integrity_failures_total", "Books that did not add up when a pipeline was idle")
 
 # What a request is told whose pipeline is in no state to take it.

@@ -13,6 +13,8 @@ log = structlog.get_logger(__name__)
 failed_total = Counter(
     "forebay_worker_commands_failed_total", "Commands that ended in an unforeseen error", ["command"]
 )
+for _command in ("inspect", "prepare", "hold", "drop", "form", "drain", "dissolve"):
+    failed_total.labels(_command)  # from the start: a rate sees no rise where there was nothing before
 
 
 class Turns:

@@ -30,6 +30,7 @@ def carefully(name: str) -> Iterator[None]:
 
 async def duty(name: str, keep: Callable[[float], Awaitable[float | None]], news: asyncio.Event, apart: float) -> None:
     """Call ``keep(now)`` for ever: when there are news, and when it last said (unix seconds)."""
+    ERRORS.labels(name)  # from the start: a rate sees no rise where there was nothing before
     while True:
         news.clear()
         due: float | None = time.time() + AGAIN

@@ -61,6 +61,7 @@ class Listener:
         self._take = take
         self._context = context
         self._namespace = watched[0].namespace
+        ENDS.labels(self._namespace or "everywhere")  # from the start, so that a first end counts as a rise
         self._kopf: _Thread | None = None
 
     async def run(self) -> None:

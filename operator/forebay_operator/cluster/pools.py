@@ -36,6 +36,8 @@ REFUSED = 30.0
 """Seconds until what the API server refused is asked for again, unless the pool changes before."""
 
 ERRORS = Counter("forebay_pool_errors_total", "Calls for worker pools that failed.", ["reason"])
+for _reason in ("Forbidden", "Invalid", "Unreachable"):
+    ERRORS.labels(_reason)  # the most common, from the start: a rate sees no rise where there was nothing before
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,17 +163,18 @@ class Watch:
     async def _compare(self, kind: Kind, kept: _Kept) -> None:
         """Forget what vanished unseen; begin a watch anew that shows not what there is. Raises ApiError."""
         before = frozenset(kept.shelf.uids)
+        missed = MISSED.labels(kind.name)  # there before it rises, or a rate would not see the first one
         exist = await self._api.uids(kind, kept.watched.namespace, kept.watched.selector)
         vanished = before - exist
         if vanished and kept.shelf.drop(vanished):
-            MISSED.labels(kind.name).inc(len(vanished))
+            missed.inc(len(vanished))
             log.warning("objects vanished unseen", kind=kind.name, count=len(vanished))
             self._soon()
         now = asyncio.get_running_loop().time()
         kept.missing = {uid: kept.missing.get(uid, now) for uid in exist - frozenset(kept.shelf.uids)}
         kept.complete = kept.complete or not kept.missing
         if kept.missing and min(kept.missing.values()) + LAG <= now and kept.listener is not None:
-            MISSED.labels(kind.name).inc(len(kept.missing))
+            missed.inc(len(kept.missing))
             log.warning("a watch shows not what there is", kind=kind.name, count=len(kept.missing))
             kept.missing.clear()
             kept.listener.begin_anew()

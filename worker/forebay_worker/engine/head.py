@@ -25,6 +25,7 @@ from forebay_worker.engine.text import Text
 log = structlog.get_logger(__name__)
 
 requests_total = Counter("forebay_generations_total", "Requests at a head by how they ended", ["reason"])
+requests_total.labels("finished")  # from the start: a rate sees no rise where there was nothing before
 prompt_tokens_total = Counter("forebay_prompt_tokens_total", "Prompt tokens of requests taken in")
 output_tokens_total = Counter("forebay_output_tokens_total", "Tokens delivered")
 hits_total = Counter("forebay_prefix_hit_tokens_total", "Tokens whose keys and values were in the cache when admitted")
