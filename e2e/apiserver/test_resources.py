@@ -196,6 +196,24 @@ FUNCTION_STATUS = {
     "replicas": 2,
     "readyReplicas": 1,
     "desiredReplicas": 2,
+    "scaling": {
+        "desired": 2,
+        "current": 1,
+        "reason": "Mean",
+        "message": "2 replicas: 41.5 requests in flight and held over the last 60 s (Prometheus); maxReplicas is 2",
+        "limit": "maxReplicas",
+        "inputs": [
+            {"name": "requests", "value": 41.5, "sampledAt": "2026-01-02T03:04:03Z", "source": "Prometheus"},
+            {"name": "requests", "value": 40, "source": "gateways"},
+        ],
+    },
+    "coldStart": {
+        "count": 12,
+        "lastSeconds": 4.5,
+        "lastTime": "2026-01-02T03:00:00Z",
+        "breakdown": {"plan": 0.25, "load": 3.5, "firstToken": 0.75},
+    },
+    "lastFailure": {"reason": "ModelLoadFailed", "message": "w1: out of memory", "time": "2026-01-01T00:00:00Z"},
     "selector": "forebay.dev/pool=default",
     "workers": 3,
     "model": {
@@ -241,7 +259,7 @@ POOL_STATUS = {
         (
             function("status"),
             FUNCTION_STATUS,
-            ["http://gateway/default/status", "Pipelined", "1", "2", "Ready", "3", "3f1a", "default"],
+            ["http://gateway/default/status", "Pipelined", "1", "2", "Ready", "3", "4.5", "3f1a", "default"],
         ),
         (pool("status"), POOL_STATUS, ["2", "8", "7", "6", "WorkersNotReady", "nvidia.com/gpu"]),
     ],

@@ -25,7 +25,7 @@ from forebay_operator.settling import Settling
 from forebay_operator.snapshot import Observer
 from forebay_operator.status import FunctionStatus, Statuses
 from forebay_operator.term import Term
-from forebay_operator.timeline import Timeline
+from forebay_operator.timeline import ColdStarts, Timeline
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +78,7 @@ class Outcome:
     statuses: Mapping[FunctionKey, FunctionStatus] = field(default_factory=dict)
     progress: Mapping[FunctionKey, Progress | None] = field(default_factory=dict)
     scaling: Mapping[FunctionKey, Decision] = field(default_factory=dict)
+    cold_starts: Mapping[FunctionKey, ColdStarts] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -152,7 +153,7 @@ class Control:
             for key, look in looks.items()
         }
         scaling = self.decisions.take(self._plan, seen, statuses, now)
-        self.outcome = Outcome(seen, statuses, found, scaling)
+        self.outcome = Outcome(seen, statuses, found, scaling, self.timeline.ended)
         if self.settling.may_grow(now):  # before, a gateway's own last table is better than what we know
             functions = [FunctionRoute(look.function, statuses[key], found[key]) for key, look in looks.items()]
             self.routes.publish(routes.table(functions, formed.values(), seen))

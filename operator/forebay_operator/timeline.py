@@ -38,6 +38,8 @@ PHASES = Histogram(
     ["phase"],
     buckets=BUCKETS,
 )
+for _phase in ("plan", "ask", "servable", "first_token", "consolidated"):
+    PHASES.labels(_phase)  # from the start: a rate sees no rise where there was nothing before
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,28 @@ class ColdStart:
         return landed / needed if needed else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class ColdStarts:
+    """Those of one function that ended with a first token: how many, when the last one did (unix seconds), and its
+    seconds: ``plan`` from queued to planned, ``load`` from there to servable, ``first_token`` from there."""
+
+    count: int
+    at: float
+    plan: float
+    load: float
+    first_token: float
+
+    @property
+    def seconds(self) -> float:
+        return self.plan + self.load + self.first_token
+
+
 class Timeline:
-    """Remembers the last cold starts."""
+    """Remembers the last cold starts. ``ended``: of each function those that are over for who waited."""
 
     def __init__(self) -> None:
         self._starts: deque[ColdStart] = deque(maxlen=KEPT)
+        self.ended: dict[FunctionKey, ColdStarts] = {}
 
     def last(self, key: FunctionKey) -> ColdStart | None:
         return next((start for start in self.newest_first() if start.key == key), None)
@@ -103,6 +122,7 @@ class Timeline:
     def keep(self, keys: Collection[FunctionKey]) -> None:
         """Forget functions that are gone."""
         self._starts = deque((start for start in self._starts if start.key in keys), maxlen=KEPT)
+        self.ended = {key: ended for key, ended in self.ended.items() if key in keys}
 
     def planned(self, step: Form, seen: Snapshot, now: float) -> None:
         """A pipeline was just ordered; a cold start begins for whom nothing served, if anything is to be loaded."""
@@ -135,6 +155,15 @@ class Timeline:
             return
         start.first_token_at = at
         _passed(start, "first_token", at)
+        self._end(start)
+
+    def _end(self, start: ColdStart) -> None:
+        """Once both are known, in whichever order they were told."""
+        if start.servable_at is not None and start.first_token_at is not None:
+            before = self.ended.get(start.key)
+            self.ended[start.key] = _ended(
+                start, start.servable_at, start.first_token_at, before.count + 1 if before else 1
+            )
 
     def _follow(
         self, start: ColdStart, workers: Mapping[str, Attached], pipelines: list[PipelineSeen], now: float
@@ -153,11 +182,19 @@ class Timeline:
         if start.servable_at is None and (landed := _all_landed(start.stages, resident)) is not None:
             start.servable_at = max(landed, start.planned_at)
             _passed(start, "servable", start.servable_at)
+            self._end(start)
         alone = _alone(start.model, pipelines, resident)
         if start.servable_at is not None and (any(alone) or (not moving and not alone)):
             start.consolidated_at = now
             _passed(start, "consolidated", now)
         start.over = start.consolidated_at is not None or (start.first_byte_at is not None and not resident)
+
+
+def _ended(start: ColdStart, servable: float, first: float, count: int) -> ColdStarts:
+    """A pipeline's last unit may land after the first token: then loading ends with that."""
+    loaded = min(servable, max(first, start.planned_at))
+    plan, load = start.planned_at - start.queued_at, loaded - start.planned_at
+    return ColdStarts(count, first, plan, load, max(0.0, first - loaded))
 
 
 def _take(start: ColdStart, worker: str, holding: fleet_pb2.Holding) -> dict[int, float]:

@@ -30,7 +30,7 @@ from forebay_api.rules import (
     Rule,
     Text,
 )
-from forebay_operator.cluster import body, pool_status
+from forebay_operator.cluster import body, history, pool_status
 
 ROOT = Path(__file__).parents[2]
 # What is said beside the types, and what only people and the API server's own format care about.
@@ -191,7 +191,7 @@ def columns(kind: str, priority: int) -> list[str]:
 
 def test_people_see_the_seven_columns() -> None:
     assert columns(names.KIND, 0) == ["URL", "MODEL", "STATE", "READY", "DESIRED", "REASON", "AGE"]
-    assert columns(names.KIND, 1) == ["GPUS", "REVISION", "POOL"]
+    assert columns(names.KIND, 1) == ["GPUS", "COLDSTART", "REVISION", "POOL"]
 
 
 def test_people_see_how_many_workers_a_pool_has() -> None:
@@ -227,7 +227,9 @@ def test_the_status_has_our_words(kind: str) -> None:
 def test_the_operator_writes_only_what_the_status_has() -> None:
     function = SCHEMAS[names.KIND]["properties"]["status"]["properties"]
     assert set(body.OURS) - function.keys() == set()
-    assert function["conditions"]["items"]["properties"]["message"]["maxLength"] >= body.LONGEST_MESSAGE
+    assert function["conditions"]["items"]["properties"]["message"]["maxLength"] >= history.LONGEST_MESSAGE
+    assert function["scaling"]["properties"]["message"]["maxLength"] >= history.LONGEST_MESSAGE
+    assert function["scaling"]["properties"]["inputs"]["maxItems"] == history.MOST_INPUTS
     pool = SCHEMAS[names.POOL_KIND]["properties"]["status"]["properties"]
     written = pool_status.status(pool_status.Look(generation=1), {}, 0.0)
     assert written.keys() == pool.keys()

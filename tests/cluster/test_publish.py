@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from cluster.stored import Stored
+from cluster.publishing import KEY, NOW, OBJECT, URLS, Rig, outcome, settled
 from control.actors import until
 from deciding.values import pipeline, snapshot, worker
-from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
-from forebay_api.function import Function, FunctionKey
+from forebay_api.conditions import ConditionType, Reason, State, Status
+from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch, Stage
 from forebay_operator.cluster import body
 from forebay_operator.cluster.api import ApiError, Unreachable
 from forebay_operator.cluster.publish import Publisher
 from forebay_operator.cluster.source import Invalid
-from forebay_operator.control import Outcome
-from forebay_operator.decide.seen import FunctionSeen, PipelinePhase, Snapshot
-from forebay_operator.status import FunctionStatus, Urls
-
-KEY = FunctionKey("ns", "f")
-URLS = Urls("http://gateway.system.svc")
-NOW = 1_700_000_000.0
-OBJECT = {
-    "apiVersion": "forebay.dev/v1alpha1",
-    "kind": "LLMFunction",
-    "metadata": {"namespace": "ns", "name": "f", "uid": "u1", "generation": 1},
-    "spec": {"model": {"uri": "file:///m/a"}},
-}
-
-
-def outcome(
-    state: State = State.IDLE,
-    ready: Status = Status.TRUE,
-    *,
-    reason: str = "Ready",
-    message: str = "",
-    replicas: int = 0,
-    uid: str = "u1",
-) -> Outcome:
-    function = Function.from_body({**OBJECT, "metadata": {**OBJECT["metadata"], "uid": uid}})
-    conditions = (Condition(ConditionType.READY, ready, reason, message, 1, 5.0),)
-    status = FunctionStatus(state, reason, message, replicas, replicas, URLS.of(KEY), conditions, None)
-    return Outcome(Snapshot((FunctionSeen(function),), {}, (), (), Epoch(1, 1)), {KEY: status})
+from forebay_operator.decide.seen import PipelinePhase, Snapshot
 
 
 def test_placements_name_each_stage_of_live_pipelines() -> None:
@@ -72,45 +43,10 @@ def test_placements_name_each_stage_of_live_pipelines() -> None:
     assert body.Places.of(seen).stages.get("") is None
 
 
-class Rig:
-    """A publisher whose term began long ago."""
-
-    def __init__(self) -> None:
-        self.api = Stored()
-        self.shown: dict[tuple[str, str], Any] = {}
-        self.publisher = Publisher(self.api, URLS, lambda: self.shown, wall=lambda: NOW)
-        self.publisher._began -= 60.0
-
-    def watch(self) -> None:
-        """Let the watch show what is stored."""
-        stored = self.api.objects.get(("LLMFunction", "ns", "f"))
-        self.shown = {("ns", "f"): stored} if stored else {}
-        self.publisher.look({("ns", "f")})
-
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.objects["LLMFunction", "ns", "f"].get("status") or {}
-        return found
-
-    def writes(self) -> int:
-        return len(self.api.calls)
-
-
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
-    rig = Rig()
-    rig.api.put(OBJECT)
-    rig.watch()
-    task = asyncio.ensure_future(rig.publisher.run())
-    yield rig
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-async def settled(rig: Rig) -> None:
-    """Long enough for a second write, if there were one."""
-    await asyncio.sleep(0.4)
-    assert all(one.due is None for one in rig.publisher._objects.values())
+    async with Rig().running() as rig:
+        yield rig
 
 
 async def test_written_once_and_not_again(rig: Rig) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 from forebay_api import names
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_api.function import FunctionKey
 from forebay_api.model import Model, Stage
+from forebay_operator.cluster import history
+from forebay_operator.cluster.history import LONGEST_MESSAGE, REMEMBERED, stamp
 from forebay_operator.cluster.seen import Body
 from forebay_operator.cluster.source import Invalid
 from forebay_operator.cluster.template import POOL_LABEL
+from forebay_operator.control import Outcome
 from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
-from forebay_operator.status import FunctionStatus, Urls
-
-LONGEST_MESSAGE = 1024
-"""Characters; the schema takes more, people read less."""
+from forebay_operator.status import Urls
 
 MOST_PLACEMENTS = 64
 """As many as the schema takes."""
@@ -33,6 +32,9 @@ OURS = (
     "replicas",
     "readyReplicas",
     "desiredReplicas",
+    "scaling",
+    "coldStart",
+    "lastFailure",
     "workers",
     "selector",
     "model",
@@ -41,6 +43,8 @@ OURS = (
 )
 """The fields that we write; what others write beside them is theirs."""
 
+WEIGHTY = tuple(field for field in OURS if field not in ("scaling", "conditions", *REMEMBERED))
+"""Those that are written soon after any change."""
 
 QUIET = 5.0
 """Seconds from write to write while only the words of messages change: some count."""
@@ -60,8 +64,10 @@ class Wanted:
     conditions: tuple[Condition, ...]
 
 
-def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: Urls, places: Places) -> Wanted:
+def status(function: FunctionSeen, outcome: Outcome, urls: Urls, places: Places) -> Wanted:
+    """Of a function that the outcome has a status of."""
     key = function.function.key
+    found = outcome.statuses[key]
     body: dict[str, Any] = {
         "observedGeneration": function.function.generation,
         "state": found.state.value,
@@ -74,8 +80,12 @@ def status(function: FunctionSeen, found: FunctionStatus, seen: Snapshot, urls: 
         "selector": f"{POOL_LABEL}={function.function.spec.pool}",
         "placements": places.stages.get(function.serving, []),
     }
-    if (backbone := seen.backbones.get(function.serving)) is not None:
+    if (backbone := outcome.seen.backbones.get(function.serving)) is not None:
         body["model"] = _model(backbone)
+    if (decision := outcome.scaling.get(key)) is not None:
+        body["scaling"] = history.scaling(decision)
+    if (ended := outcome.cold_starts.get(key)) is not None:
+        body["coldStart"] = history.cold_start(ended)
     return Wanted(function.function.uid, function.function.generation, body, found.conditions)
 
 
@@ -149,16 +159,49 @@ def _model(backbone: BackboneSeen) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value}
 
 
+def counted_from(before: int, wanted: Wanted) -> Wanted:
+    """With the cold starts that operators ``before`` counted."""
+    if not before or "coldStart" not in wanted.fields:
+        return wanted
+    ours = wanted.fields["coldStart"]
+    return replace(wanted, fields={**wanted.fields, "coldStart": {**ours, "count": before + ours["count"]}})
+
+
 def distance(wanted: Wanted, stored: Mapping[str, Any]) -> float | None:
     """Seconds that a write must keep from the one before; None when nothing differs that a person would care about:
     times of transitions follow from the rest."""
-    if any(wanted.fields.get(field) != stored.get(field) for field in OURS if field != "conditions"):
+    if any(wanted.fields.get(field) != stored.get(field) for field in WEIGHTY):
+        return BUSY
+    if "coldStart" in wanted.fields and wanted.fields["coldStart"] != stored.get("coldStart"):
         return BUSY
     ours = {condition.type.value: _condition(condition, "") for condition in wanted.conditions}
     theirs = {str(entry.get("type")): entry for entry in _conditions(stored)}
     if _gists(ours, GIST) != _gists(theirs, GIST):
         return BUSY
+    if _decided(wanted.fields) != _decided(stored):  # the load alone may make one reason of another, and again
+        return QUIET
     return QUIET if _gists(ours, ("message",)) != _gists(theirs, ("message",)) else None
+
+
+def same(one: Wanted, other: Wanted) -> bool:
+    """But for times, and for what is only written along with something else."""
+    if (one.uid, one.generation, _told(one)) != (other.uid, other.generation, _told(other)):
+        return False
+    return [_words(entry) for entry in one.conditions] == [_words(entry) for entry in other.conditions]
+
+
+def _told(wanted: Wanted) -> Mapping[str, Any]:
+    return {**wanted.fields, "scaling": _decided(wanted.fields)}
+
+
+def _words(condition: Condition) -> tuple[str, ...]:
+    return condition.type, condition.status, condition.reason, condition.message
+
+
+def _decided(fields: Mapping[str, Any]) -> tuple[object, ...]:
+    """What of a decision is worth a write of its own."""
+    scaling = fields.get("scaling") or {}
+    return tuple(scaling.get(field) for field in ("desired", "reason", "limit"))
 
 
 def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
@@ -174,12 +217,16 @@ def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
 
 
 def _ignorant(condition: Condition) -> bool:
-    unknown = condition.type is ConditionType.READY and condition.status is Status.UNKNOWN
-    return unknown or condition.reason == Reason.METRICS_UNAVAILABLE
+    """Whatever the trouble is that makes the autoscaler blind: a new operator has asked nobody yet."""
+    return (condition.type, condition.status) in (
+        (ConditionType.READY, Status.UNKNOWN),
+        (ConditionType.SCALING_ACTIVE, Status.FALSE),
+    )
 
 
 def write(key: FunctionKey, wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """To be applied to ``status``. A condition that did not flip keeps its stored time; one that did gets ``now``.
+    """To be applied to ``status``. A condition that did not flip keeps its stored time; one that did gets ``now``. What
+    is remembered there stays until there is something newer.
 
     With the uid: a function that was deleted and made anew meanwhile refuses it."""
     since = {(entry.get("type"), entry.get("status")): entry.get("lastTransitionTime") for entry in _conditions(stored)}
@@ -191,12 +238,13 @@ def write(key: FunctionKey, wanted: Wanted, stored: Mapping[str, Any], now: floa
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
         "metadata": {"namespace": key.namespace, "name": key.name, "uid": wanted.uid},
-        "status": {**wanted.fields, "conditions": conditions},
+        "status": {
+            **{field: stored[field] for field in REMEMBERED if field in stored},
+            **wanted.fields,
+            **history.failure(conditions, _conditions(stored), stored, now),
+            "conditions": conditions,
+        },
     }
-
-
-def stamp(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def status_of(body: Body) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from forebay_api.function import FunctionKey
-from forebay_operator.cluster import body
+from forebay_operator.cluster import body, history
 from forebay_operator.cluster.api import Api, ApiError, Conflict, NotFound, Unreachable
 from forebay_operator.cluster.body import Wanted
 from forebay_operator.cluster.seen import Body
@@ -45,7 +45,8 @@ WAITING = Gauge("forebay_status_writes_waiting", "Functions whose status is yet 
 @dataclass(slots=True)
 class _Object:
     """``tries``: writes of the same wish so far. ``answer``: what the last one left there. ``gone``: it does not exist
-    any more, whatever the watch still shows. ``longest``: seconds to its next write at most."""
+    any more, whatever the watch still shows. ``longest``: seconds to its next write at most. ``cold_starts``: those
+    that were counted before our term."""
 
     wanted: Wanted
     due: float | None = None
@@ -55,6 +56,7 @@ class _Object:
     answer: Body | None = None
     busy: bool = False
     gone: bool = False
+    cold_starts: int = 0
 
 
 class Publisher:
@@ -84,8 +86,8 @@ class Publisher:
         wishes = {key: body.invalid(found) for key, found in invalid.items()}
         for function in outcome.seen.functions:
             key = function.function.key
-            if (found := outcome.statuses.get(key)) is not None:
-                wishes[key] = body.status(function, found, outcome.seen, self._urls, places)
+            if key in outcome.statuses:
+                wishes[key] = body.status(function, outcome, self._urls, places)
         for key in self._objects.keys() - wishes.keys():
             del self._objects[key]
         for key, wish in wishes.items():
@@ -121,15 +123,14 @@ class Publisher:
         self._moved.clear()
 
     def _wish(self, key: FunctionKey, wish: Wanted) -> None:
-        known = self._objects.get(key)
-        if known is None or known.wanted.uid != wish.uid:
-            self._objects[key] = _Object(wish)
-        elif not _same(known.wanted, wish):
-            known.wanted = wish
-            known.tries = 0
-        else:
-            return
-        self._schedule(key)
+        one = self._objects.get(key)
+        if new := one is None or one.wanted.uid != wish.uid:
+            one = self._objects[key] = _Object(wish)
+            one.cold_starts = history.cold_starts(body.status_of(self._newest(key, one) or {}))
+        known, one.wanted = one.wanted, body.counted_from(one.cold_starts, wish)
+        if new or not body.same(known, one.wanted):
+            one.tries = 0
+            self._schedule(key)
 
     def _schedule(self, key: FunctionKey) -> None:
         """Find out whether and when to write."""
@@ -182,15 +183,8 @@ class Publisher:
         WRITES.labels(how).inc()
         one.written = self._clock()
         one.longest = AWAY if how == "unreachable" else LONGEST
-        one.tries = one.tries + 1 if wanted is one.wanted else 0
+        one.tries = one.tries + 1 if body.same(wanted, one.wanted) else 0
         self._schedule(key)
-
-
-def _same(one: Wanted, other: Wanted) -> bool:
-    """But for times."""
-    return (one.uid, one.generation, one.fields) == (other.uid, other.generation, other.fields) and [
-        (entry.type, entry.status, entry.reason, entry.message) for entry in one.conditions
-    ] == [(entry.type, entry.status, entry.reason, entry.message) for entry in other.conditions]
 
 
 def _number(found: Body) -> int:
