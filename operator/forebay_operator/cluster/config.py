@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forebay_channel import Identity, InvalidIdentity
-from forebay_operator.config import InvalidSetting, port
+from forebay_operator.config import InvalidSetting, PrometheusConfig, port
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -29,7 +29,7 @@ class ClusterConfig:
     """``pod`` and ``namespace``: our own. ``release``: the chart's full name. ``address``: where to listen; ``view``:
     where to show, in plain text on loopback. ``gateway_url``: what the URLs of functions begin with; ``domain``: below
     which they have hosts, empty = none. The ``worker_`` ones are for the pods of workers: ``worker_operator`` is what
-    they attach to. ``identity``: None = plain text."""
+    they attach to. ``identity``: None = plain text. ``prometheus``: None = gateways alone say what is asked."""
 
     pod: str
     namespace: str
@@ -46,6 +46,7 @@ class ClusterConfig:
     pull_secrets: tuple[str, ...]
     certificates: Certificates
     identity: Identity | None
+    prometheus: PrometheusConfig | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ClusterConfig:
@@ -68,6 +69,7 @@ class ClusterConfig:
             pull_secrets=tuple(filter(None, map(str.strip, environ.get("FOREBAY_PULL_SECRETS", "").split(",")))),
             certificates=Certificates(_choice(environ, "FOREBAY_CERTIFICATES", tuple(Certificates), "Managed")),
             identity=_identity(environ),
+            prometheus=PrometheusConfig.from_env(environ),
         )
 
 

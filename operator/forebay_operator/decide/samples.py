@@ -1,0 +1,191 @@
+"""Reads what Prometheus answers: how much is asked of each function, of when that is, and why it cannot be used.
+
+All times are of Prometheus' own clock: how old a sample is does not depend on whether ours agrees with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+
+from forebay_api.conditions import Reason
+from forebay_operator.decide.load import Load
+
+AHEAD = 5.0
+"""Seconds by which a sample may be newer than the moment that Prometheus answers for."""
+
+CLOCK = "forebay_gateway_time_seconds"
+"""Every gateway shows it, also one that nothing was ever asked of."""
+
+PLAIN = re.compile(
+    r"""\s*(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?\s*(?:\{(?:[^{}"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*\})?\s*"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why there is nothing that can be used, with a sentence for people."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """``points``: (time, value), ascending."""
+
+    labels: Mapping[str, str]
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``kind``: scalar, vector (one point in each series), matrix, or string."""
+
+    kind: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRound:
+    """What all gateways said, as of ``at``: requests in flight and held and tokens per second, by function as
+    ``namespace/name``; one that is not there has none. ``gateways`` were scraped, the first of them at ``oldest``, each
+    every ``interval`` seconds (0: not known yet)."""
+
+    at: float
+    requests: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    gateways: int = 0
+    oldest: float = 0.0
+    interval: float = 0.0
+
+
+def fleet_query(rate_seconds: int) -> str:
+    """One evaluation for all functions. Token rates are taken over ``rate_seconds``."""
+    spread = f"(max_over_time({CLOCK}[5m]) - min_over_time({CLOCK}[5m]))"
+    parts = {
+        "requests": "sum by (function) (forebay_inflight + forebay_queue_depth)",
+        "tokens": f"sum by (function) (rate(forebay_function_tokens_total[{rate_seconds}s]))",
+        "gateways": f"count({CLOCK})",
+        "oldest": f"min(timestamp({CLOCK}))",
+        "interval": f"max({spread} / (count_over_time({CLOCK}[5m]) - 1))",
+    }
+    return " or ".join(f'label_replace({query}, "is", "{name}", "", "")' for name, query in parts.items())
+
+
+def fleet_rounds(answer: Answer) -> tuple[FleetRound, ...]:
+    """By time, ascending: one of a vector, several of a matrix."""
+    said: dict[float, dict[str, dict[str, float]]] = {}
+    for series in answer.series:
+        for at, value in series.points:
+            found = said.setdefault(at, {}).setdefault(series.labels.get("is", ""), {})
+            found[series.labels.get("function", "")] = value
+    return tuple(_fleet_round(at, said[at]) for at in sorted(said))
+
+
+def _fleet_round(at: float, said: Mapping[str, Mapping[str, float]]) -> FleetRound:
+    def number(name: str) -> float:
+        value = said.get(name, {}).get("", 0.0)
+        return value if isfinite(value) else 0.0
+
+    return FleetRound(
+        at=at,
+        requests={function: value for function, value in said.get("requests", {}).items() if value},
+        tokens={function: value for function, value in said.get("tokens", {}).items() if value},
+        gateways=int(number("gateways")),
+        oldest=number("oldest"),
+        interval=number("interval"),
+    )
+
+
+def fleet_trouble(said: FleetRound, connected: int, bound: float) -> Trouble | None:
+    """What keeps a round from being used. ``connected``: gateways whose streams are up; ``bound``: the age in seconds
+    beyond which a sample says nothing."""
+    if not said.gateways:
+        return Trouble(Reason.NO_SAMPLES, f"Prometheus has no samples of any gateway ({CLOCK})")
+    if trouble := age_trouble(said.at, said.oldest, bound):
+        return trouble
+    for function, value in (*said.requests.items(), *said.tokens.items()):
+        if not _is_amount(value):
+            return Trouble(Reason.NOT_A_NUMBER, f"Prometheus says {value} for {function or 'no function'}")
+    if said.gateways < connected:
+        message = f"Prometheus scrapes {said.gateways} of {connected} gateways"
+        return Trouble(Reason.PARTIAL_SAMPLES, message)
+    return None
+
+
+def age_trouble(at: float, stamped: float, bound: float) -> Trouble | None:
+    """Whether a sample of ``stamped`` may be used for an answer of ``at``."""
+    if stamped > at + AHEAD:
+        return Trouble(Reason.CLOCK_SKEW, f"a sample is {stamped - at:.0f} s ahead of Prometheus' own clock")
+    if at - stamped > bound:
+        return Trouble(Reason.STALE_SAMPLES, f"the newest samples are older than {bound:g} s")
+    return None
+
+
+def is_plain(query: str) -> bool:
+    """Whether it only selects series, so that ``timestamp()`` of it tells when they were scraped."""
+    return bool(query.strip()) and PLAIN.fullmatch(query) is not None
+
+
+def own_value(answer: Answer) -> tuple[float, float] | Trouble:
+    """(time, value) of a function's own query."""
+    if answer.kind not in ("scalar", "vector"):
+        return Trouble(Reason.QUERY_INVALID, f"the query gives a {answer.kind}, expected one number")
+    if not answer.series:
+        return Trouble(Reason.NO_SAMPLES, "the query gives nothing")
+    if len(answer.series) > 1:
+        return Trouble(Reason.SEVERAL_SERIES, f"the query gives {len(answer.series)} series, expected one")
+    at, value = answer.series[0].points[-1]
+    if not _is_amount(value):
+        return Trouble(Reason.NOT_A_NUMBER, f"the query gives {value}, expected a number of 0 or more")
+    return at, value
+
+
+def own_points(answer: Answer, stamps: Answer | None, bound: float) -> tuple[tuple[float, float], ...]:
+    """What a range of a function's own query holds that can be used. ``stamps``: the range of its ``timestamp()``."""
+    if len(answer.series) != 1:
+        return ()
+    stamped = {at: value for series in stamps.series for at, value in series.points} if stamps else None
+    return tuple(
+        (at, value)
+        for at, value in answer.series[0].points
+        if _is_amount(value) and (stamped is None or not age_trouble(at, stamped.get(at, 0.0), bound))
+    )
+
+
+def _is_amount(value: float) -> bool:
+    return 0 <= value < float("inf")  # not of NaN either
+
+
+def mean_load(samples: Sequence[tuple[float, float]], stable: float, panic: float, gap: float, aged: float) -> Load:
+    """Means over both windows (seconds) before the last of ``samples``, which are (time, value), ascending, at least
+    one. Each stands for the time since the one before, unless that is longer ago than ``gap``: what is older is not
+    known. ``aged``: unix seconds of when the last one was measured."""
+    end, latest = samples[-1]
+    began = end
+    areas: list[tuple[float, float, float]] = []  # (from, to, value), descending
+    for (before, _), (at, value) in zip(reversed(samples[:-1]), reversed(samples), strict=False):
+        if at - before > gap or began <= end - stable:
+            break
+        areas.append((before, at, value))
+        began = before
+    return Load(
+        stable=_mean(areas, end - stable, latest),
+        panic=_mean(areas, end - panic, latest),
+        known=min(stable, end - began),
+        sampled_at=aged,
+    )
+
+
+def _mean(areas: Iterable[tuple[float, float, float]], since: float, latest: float) -> float:
+    seconds = total = 0.0
+    for before, at, value in areas:
+        width = at - max(before, since)
+        if width <= 0:
+            break
+        seconds += width
+        total += width * value
+    return total / seconds if seconds else latest

@@ -1,0 +1,63 @@
+"""What was measured of late, by one query: samples with gaps, filled from Prometheus' storage where that has them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from forebay_operator.decide.samples import Trouble
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class History(Generic[T]):
+    """Times are of Prometheus' clock, but for ``measured_at``: when the latest sample was measured, in unix seconds of
+    ours. ``interval``: seconds from sample to sample as far as we saw (0: not yet). ``trouble``: what kept the
+    last round from adding to it. ``filled_from``: from when on we asked what is stored."""
+
+    samples: deque[tuple[float, T]] = field(default_factory=deque)
+    measured_at: float = 0.0
+    interval: float = 0.0
+    stamped: float = 0.0
+    trouble: Trouble | None = None
+    filled_from: float | None = None
+
+    @property
+    def end(self) -> float:
+        """The time of the latest sample, 0 without any."""
+        return self.samples[-1][0] if self.samples else 0.0
+
+    def add(self, at: float, value: T, *, measured_at: float, gap: float) -> None:
+        if self.samples and at - self.end > gap:
+            self.filled_from = None  # it may know what we missed
+        if at > self.end:
+            self.samples.append((at, value))
+        self.measured_at = measured_at
+
+    def stamp(self, stamped: float) -> None:
+        """The latest sample is of then: what lies between two of them is how often it is scraped."""
+        if self.stamped and stamped > self.stamped:
+            self.interval = stamped - self.stamped
+        self.stamped = stamped
+
+    def lacks(self, seconds: float) -> bool:
+        """Whether Prometheus has to be asked for what was before."""
+        return bool(self.samples) and (self.filled_from is None or self.filled_from > self.end - seconds)
+
+    def fill(self, since: float, found: Iterable[tuple[float, T]]) -> None:
+        """``found`` is what was stored from ``since`` on."""
+        merged = {**dict(found), **dict(self.samples)}
+        self.samples = deque(sorted(merged.items(), key=lambda sample: sample[0]))
+        self.filled_from = since
+
+    def forget(self, before: float) -> None:
+        while self.samples and self.samples[0][0] < before:
+            self.samples.popleft()
+
+    def clear(self) -> None:
+        self.samples.clear()
+        self.filled_from = None
+        self.stamped = 0.0
