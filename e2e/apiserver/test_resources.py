@@ -275,6 +275,8 @@ def test_a_whole_status_is_kept_and_shown(server: Kubectl, body: Body, status: B
     assert kept["metadata"]["generation"] == 1
     shown = server("get", plural, "status", "--no-headers", "-o", "wide").stdout.split()
     assert [cell for cell in cells if cell not in shown] == []
+    described = server("describe", plural, "status").stdout
+    assert str(status.get("scaling", {}).get("message", "")) in described
     wrong = {**told, "status": {**status, "phase": "Running"}}
     assert "status.phase" in server.apply(wrong, manager="forebay-operator", subresource="status")
 

@@ -1,10 +1,11 @@
-"""The verbs that look at a running system, of this machine or of a cluster: get, invoke, timeline."""
+"""The verbs that look at a running system, of this machine or of a cluster: get, explain, invoke, timeline."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from forebay_cli import coldstart, tables, view
+from forebay_cli import explain as explaining
 from forebay_cli.cluster import Cluster, cluster
 from forebay_cli.options import FunctionName, KubeContext, KubeNamespace, Output, StateFolder, err, fail, out
 from forebay_cli.state import NothingRuns, State
@@ -21,6 +23,10 @@ app = typer.Typer()
 
 System = State | Cluster
 """Where operator and gateway are found."""
+
+
+class Form(StrEnum):
+    JSON = "json"
 
 
 class Kind(StrEnum):
@@ -55,6 +61,35 @@ def get(
             if (shown := text(seen)) != last:
                 typer.echo(shown)
                 last = shown
+
+    _look(run, state, kube_context, kube_namespace)
+
+
+@app.command()
+def explain(
+    function: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with each new decision, one a line.")] = False,
+    output: Annotated[Form | None, typer.Option("-o", "--output", help="json")] = None,
+    state: StateFolder = None,
+    kube_context: KubeContext = None,
+    kube_namespace: KubeNamespace = None,
+) -> None:
+    """Say why a function has as many replicas as it has.
+
+    First what holds now, then the numbers it was decided from (how old, and from whom), then the last twenty decisions
+    that differed in replicas, reason or limit, with which functions gave devices up for it or got them from it.
+    LIMIT is what kept a decision from going where its reason leads: minReplicas, maxReplicas, a rate of spec.scaling,
+    or blind, when too little is known to scale down.
+    """
+
+    async def run(system: System) -> None:
+        watcher = explaining.Watcher(function, as_json=output is not None)
+        if not watch:
+            typer.echo(watcher.all(await view.look(system.operator()), time.time()))
+            return
+        async for seen in view.follow(system.operator):
+            for told in watcher.news(seen, time.time()):
+                typer.echo(told)
 
     _look(run, state, kube_context, kube_namespace)
 
@@ -133,7 +168,7 @@ def _look(
     try:
         with _system(state, context, namespace) as system:
             asyncio.run(run(system))
-    except (NothingRuns, view.OperatorAway, coldstart.NoColdStart) as error:
+    except (NothingRuns, view.OperatorAway, coldstart.NoColdStart, explaining.NoSuchFunction) as error:
         raise fail(error) from error
     except ModuleNotFoundError as error:
         raise fail(f"pictures need {error.name}: install forebay[plot], or write a trace with -o trace.json") from error

@@ -30,7 +30,7 @@ from forebay_api.rules import (
     Rule,
     Text,
 )
-from forebay_operator.cluster import body, history, pool_status
+from forebay_operator.cluster import body, past, pool_status
 
 ROOT = Path(__file__).parents[2]
 # What is said beside the types, and what only people and the API server's own format care about.
@@ -227,9 +227,9 @@ def test_the_status_has_our_words(kind: str) -> None:
 def test_the_operator_writes_only_what_the_status_has() -> None:
     function = SCHEMAS[names.KIND]["properties"]["status"]["properties"]
     assert set(body.OURS) - function.keys() == set()
-    assert function["conditions"]["items"]["properties"]["message"]["maxLength"] >= history.LONGEST_MESSAGE
-    assert function["scaling"]["properties"]["message"]["maxLength"] >= history.LONGEST_MESSAGE
-    assert function["scaling"]["properties"]["inputs"]["maxItems"] == history.MOST_INPUTS
+    assert function["conditions"]["items"]["properties"]["message"]["maxLength"] >= past.LONGEST_MESSAGE
+    assert function["scaling"]["properties"]["message"]["maxLength"] >= past.LONGEST_MESSAGE
+    assert function["scaling"]["properties"]["inputs"]["maxItems"] == past.MOST_INPUTS
     pool = SCHEMAS[names.POOL_KIND]["properties"]["status"]["properties"]
     written = pool_status.status(pool_status.Look(generation=1), {}, 0.0)
     assert written.keys() == pool.keys()

@@ -10,8 +10,8 @@ from forebay_api import names
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_api.function import FunctionKey
 from forebay_api.model import Model, Stage
-from forebay_operator.cluster import history
-from forebay_operator.cluster.history import LONGEST_MESSAGE, REMEMBERED, stamp
+from forebay_operator.cluster import past
+from forebay_operator.cluster.past import LONGEST_MESSAGE, REMEMBERED, stamp
 from forebay_operator.cluster.seen import Body
 from forebay_operator.cluster.source import Invalid
 from forebay_operator.cluster.template import POOL_LABEL
@@ -83,9 +83,9 @@ def status(function: FunctionSeen, outcome: Outcome, urls: Urls, places: Places)
     if (backbone := outcome.seen.backbones.get(function.serving)) is not None:
         body["model"] = _model(backbone)
     if (decision := outcome.scaling.get(key)) is not None:
-        body["scaling"] = history.scaling(decision)
+        body["scaling"] = past.scaling(decision)
     if (ended := outcome.cold_starts.get(key)) is not None:
-        body["coldStart"] = history.cold_start(ended)
+        body["coldStart"] = past.cold_start(ended)
     return Wanted(function.function.uid, function.function.generation, body, found.conditions)
 
 
@@ -241,7 +241,7 @@ def write(key: FunctionKey, wanted: Wanted, stored: Mapping[str, Any], now: floa
         "status": {
             **{field: stored[field] for field in REMEMBERED if field in stored},
             **wanted.fields,
-            **history.failure(conditions, _conditions(stored), stored, now),
+            **past.failure(conditions, _conditions(stored), stored, now),
             "conditions": conditions,
         },
     }

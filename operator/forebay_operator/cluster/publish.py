@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from forebay_api.function import FunctionKey
-from forebay_operator.cluster import body, history
+from forebay_operator.cluster import body, past
 from forebay_operator.cluster.api import Api, ApiError, Conflict, NotFound, Unreachable
 from forebay_operator.cluster.body import Wanted
 from forebay_operator.cluster.seen import Body
@@ -126,7 +126,7 @@ class Publisher:
         one = self._objects.get(key)
         if new := one is None or one.wanted.uid != wish.uid:
             one = self._objects[key] = _Object(wish)
-            one.cold_starts = history.cold_starts(body.status_of(self._newest(key, one) or {}))
+            one.cold_starts = past.cold_starts(body.status_of(self._newest(key, one) or {}))
         known, one.wanted = one.wanted, body.counted_from(one.cold_starts, wish)
         if new or not body.same(known, one.wanted):
             one.tries = 0
