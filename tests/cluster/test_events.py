@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
+from cluster.publishing import KEY, NOW, OBJECT, outcome
 from cluster.stored import Stored
 from control.actors import until
-from forebay_api.conditions import State
+from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_operator.cluster import events
 from forebay_operator.cluster.api import ApiError
 from forebay_operator.cluster.events import Events, Subject, change
+from forebay_operator.control import Outcome
+from forebay_operator.decisions import Decision
 from forebay_operator.status import FunctionStatus
 
 SUBJECT = Subject("forebay.dev/v1alpha1", "LLMFunction", "ns", "f", "u1")
@@ -98,3 +102,124 @@ async def test_what_cannot_be_told_is_dropped(teller: tuple[Events, Stored]) -> 
         told.about(POOL, "Many", str(number), False)
     await until(lambda: len(api.calls) > events.WAITING - 2)
     assert len(api.calls) <= events.WAITING
+
+
+SEES = Condition(ConditionType.SCALING_ACTIVE, Status.TRUE, Reason.SCALING)
+LOST = "a gateway is missing: nothing is scaled down"
+SLOW = "no answer within 5 s: gateways' counters are used, nothing is scaled down"
+STILL = "until this is over; requests still start it, and what gateways count scales it up"
+
+
+def blind(reason: Reason, message: str = LOST) -> Condition:
+    return Condition(ConditionType.SCALING_ACTIVE, Status.FALSE, reason, message)
+
+
+def turn(condition: Condition | None = SEES, desired: int = 1, message: str = "", uid: str = "u1") -> Outcome:
+    decision = Decision(NOW, desired, 1, "Mean", message or f"{desired} replicas")
+    return outcome(more=[condition] if condition else [], scaling=decision, uid=uid)
+
+
+class Heard:
+    """Events of a term that began long ago, unless it ``began`` otherwise."""
+
+    def __init__(self, *, stored: Any = None, began: float = NOW - 60.0) -> None:
+        self.now = began
+        shown = {("ns", "f"): {**OBJECT, "status": stored}} if stored else {}
+        self.events = Events(Stored(), "op-a", lambda: shown, clock=lambda: self.now)
+        self.now = NOW
+
+    def tell(self, *turns: Outcome) -> list[tuple[str, str, bool]]:
+        """(reason, note, warning) of all that is told of the scaling."""
+        found = []
+        for one in turns:
+            self.events.take(one)
+            while not self.events._queue.empty():
+                told = self.events._queue.get_nowait()
+                found.append((told.reason, told.note, told.warning))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        ([SEES, SEES], []),
+        ([SEES, blind(Reason.METRICS_UNAVAILABLE)], [("ScalingBlind", f"{LOST} {STILL}", True)]),
+        (
+            [SEES, *(blind(Reason.STALE_SAMPLES, f"{age} s old") for age in (31, 32, 33))],
+            [("ScalingBlind", f"31 s old {STILL}", True)],
+        ),
+        (
+            [SEES, blind(Reason.METRICS_UNAVAILABLE), blind(Reason.PROMETHEUS_TIMEOUT, SLOW), SEES],
+            [
+                ("ScalingBlind", f"{LOST} {STILL}", True),
+                ("ScalingBlind", f"{SLOW} {STILL}", True),
+                ("ScalingSees", "enough is known again to scale it up and down", False),
+            ],
+        ),
+        # What fills only now says nothing new, in either direction.
+        ([SEES, blind(Reason.NOT_YET_KNOWN), SEES], []),
+        (
+            [blind(Reason.NO_SAMPLES), blind(Reason.NOT_YET_KNOWN), SEES],
+            [
+                ("ScalingBlind", f"{LOST} {STILL}", True),
+                ("ScalingSees", "enough is known again to scale it up and down", False),
+            ],
+        ),
+        # Who is pinned meanwhile is not scaled by us.
+        (
+            [blind(Reason.NO_SAMPLES), Condition(ConditionType.SCALING_ACTIVE, Status.TRUE, Reason.PINNED)],
+            [("ScalingBlind", f"{LOST} {STILL}", True)],
+        ),
+        ([SEES, None, blind(Reason.NO_SAMPLES), None], [("ScalingBlind", f"{LOST} {STILL}", True)]),
+    ],
+)
+def test_blindness_is_told_once(turns: Sequence[Condition | None], told: list[tuple[str, str, bool]]) -> None:
+    assert Heard().tell(*map(turn, turns)) == told
+
+
+def test_a_new_operator_tells_no_blindness_again() -> None:
+    entry = {"type": "ScalingActive", "status": "False", "reason": "PrometheusTimeout"}
+    heard = Heard(stored={"state": "Idle", "conditions": [entry]})
+    assert heard.tell(turn(blind(Reason.PROMETHEUS_TIMEOUT))) == []
+    assert [reason for reason, *_ in heard.tell(turn())] == ["ScalingSees"]
+
+
+def test_a_new_operator_is_blind_at_first_and_says_so_only_if_it_stays() -> None:
+    heard = Heard(began=NOW - 5.0)
+    assert heard.tell(turn(), turn(blind(Reason.METRICS_UNAVAILABLE)), turn()) == []
+    assert heard.tell(turn(blind(Reason.METRICS_UNAVAILABLE))) == []
+    heard.now += 10.0
+    assert [reason for reason, *_ in heard.tell(turn(blind(Reason.METRICS_UNAVAILABLE)))] == ["ScalingBlind"]
+
+
+@pytest.mark.parametrize(
+    ("desired", "told"),
+    [
+        ([1, 1], []),
+        ([1, 3], [("ScaledUp", "from 1 to 3: 3 replicas", False)]),
+        ([3, 2], [("ScaledDown", "from 3 to 2: 2 replicas", False)]),
+        ([0, 2, 0, 1], []),  # the state tells of zero
+    ],
+)
+def test_scaling_between_some_and_more_is_told(desired: list[int], told: list[tuple[str, str, bool]]) -> None:
+    assert Heard().tell(*(turn(desired=count) for count in desired)) == told
+
+
+def test_what_the_operator_before_wanted_is_no_news() -> None:
+    assert Heard(stored={"state": "Idle", "desiredReplicas": 3}).tell(turn(desired=1)) == []
+
+
+def test_another_function_of_the_name_has_no_past() -> None:
+    assert Heard().tell(turn(desired=3), turn(desired=1, uid="u2")) == []
+
+
+async def test_the_same_step_again_is_counted_whatever_its_numbers(teller: tuple[Events, Stored]) -> None:
+    told, api = teller
+    for message in ("9 requests", "11 requests"):
+        told.take(turn(desired=1))
+        told.take(turn(desired=2, message=message))
+    await until(lambda: len(api.calls) == 3)
+    notes = [body["note"] for verb, body in api.calls if verb == "create"]
+    assert notes == ["from 1 to 2: 9 requests", "from 2 to 1: 1 replicas"]
+    assert [verb for verb, _ in api.calls] == ["create", "create", "patch"]
+    assert KEY in told._known

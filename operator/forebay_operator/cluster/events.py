@@ -20,6 +20,8 @@ from forebay_api.function import FunctionKey
 from forebay_operator.cluster.api import Api, ApiError, NotFound
 from forebay_operator.cluster.body import status_of
 from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.publish import SETTLED
+from forebay_operator.cluster.scaling_events import Sight, news
 from forebay_operator.cluster.seen import Body
 from forebay_operator.control import Outcome
 from forebay_operator.status import FunctionStatus
@@ -56,12 +58,23 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """``reason``: one CamelCase word; ``note``: a sentence."""
+    """``reason``: one CamelCase word; ``note``: a sentence. With another note it is the same event again, if it is
+    ``alike``; empty: only with the same note."""
 
     subject: Subject
     reason: str
     note: str
     warning: bool = False
+    alike: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was told of the function of this uid."""
+
+    uid: str
+    state: str
+    sight: Sight
 
 
 def change(subject: Subject, before: str, status: FunctionStatus) -> Told | None:
@@ -103,24 +116,29 @@ class Events:
         self._instance = instance
         self._stored = stored
         self._clock = clock
-        self._states: dict[FunctionKey, tuple[str, str]] = {}
+        self._began = clock()
+        self._known: dict[FunctionKey, _Known] = {}
         self._queue: asyncio.Queue[Told] = asyncio.Queue(WAITING)
         self._series: OrderedDict[tuple[str, str, str], tuple[str, int, float]] = OrderedDict()
 
     def take(self, outcome: Outcome) -> None:
         """What a pass said."""
-        states: dict[FunctionKey, tuple[str, str]] = {}
+        settled = self._clock() - self._began >= SETTLED
+        known: dict[FunctionKey, _Known] = {}
         for function in outcome.seen.functions:
             key, uid = function.function.key, function.function.uid
             if (status := outcome.statuses.get(key)) is None:
                 continue
-            states[key] = uid, status.state.value
-            known = self._states.get(key)
-            before = known[1] if known and known[0] == uid else self._stored_state(key)
+            before = self._before(key, uid)
+            decision = outcome.scaling.get(key)
+            sight = before.sight.following(status, decision, settled=settled)
+            known[key] = _Known(uid, status.state.value, sight)
             subject = Subject(names.API_VERSION, names.KIND, key.namespace, key.name, uid)
-            if (told := change(subject, before, status)) is not None:
+            if (told := change(subject, before.state, status)) is not None:
                 self._tell(told)
-        self._states = states
+            for piece in news(before.sight, sight, status, decision):
+                self._tell(Told(subject, piece.reason, piece.note, piece.warning, piece.alike))
+        self._known = known
 
     def about(self, body: Mapping[str, Any], reason: str, note: str, warning: bool) -> None:
         """Tell something of any object."""
@@ -152,13 +170,18 @@ class Events:
                 log.info("an event could not be told", subject=told.subject.name, reason=told.reason, error=str(error))
             await asyncio.sleep(APART)
 
-    def _stored_state(self, key: FunctionKey) -> str:
+    def _before(self, key: FunctionKey, uid: str) -> _Known:
+        """What we told, or else the operator before."""
+        known = self._known.get(key)
+        if known is not None and known.uid == uid:
+            return known
         found = self._stored().get((key.namespace, key.name))
-        return str(status_of(found).get("state", "")) if found else ""
+        stored = status_of(found) if found else {}
+        return _Known(uid, str(stored.get("state", "")), Sight.stored(stored))
 
     async def _send(self, told: Told) -> None:
         now = self._clock()
-        alike = (told.subject.uid, told.reason, told.note)
+        alike = (told.subject.uid, told.reason, told.alike or told.note)
         namespace = told.subject.namespace or names.DEFAULT_NAMESPACE
         name, count, last = self._series.pop(alike, ("", 0, 0.0))
         if name and now - last < SERIES:
