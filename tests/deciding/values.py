@@ -8,6 +8,7 @@ from math import inf
 
 from forebay_api.function import Function, FunctionSpec, Loading, LoadingStrategy, ModelSpec, Scaling
 from forebay_api.model import Epoch, Model, Stage, Unit, UnitKind
+from forebay_operator.decide.load import Load
 from forebay_operator.decide.seen import (
     BackboneSeen,
     Costs,
@@ -24,7 +25,8 @@ from forebay_operator.decide.seen import (
 KV_PER_TOKEN_PER_LAYER = 1
 CONTEXT = 64
 NOW = 2000.0
-WAITING = DemandSeen(waiting=1, oldest_waiting=NOW)
+KNOWN = Load(stable=1.0, panic=1.0, known=60.0, sampled_at=NOW)
+WAITING = DemandSeen(waiting=1, oldest_waiting=NOW, load=KNOWN)
 STAGES = (Stage("w0", 0, 2), Stage("w1", 3, 5))
 
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from forebay_api.function import ModelSpec
+from forebay_api.function import FunctionKey, ModelSpec
 from forebay_api.model import Epoch, Model, Stage
 from forebay_operator.decide.intents import applied, settled
 from forebay_operator.decide.ledger import stage_kv_bytes, unit_bytes
+from forebay_operator.decide.load import Load, Memory
 from forebay_operator.decide.plan import Plan, next_steps
+from forebay_operator.decide.pressure import Payment, Turns
 from forebay_operator.decide.seen import (
     BackboneSeen,
     Costs,
@@ -83,6 +85,9 @@ class World:
         self.known: set[str] = set()
         self.inspecting: set[str] = set()
         self.rolling = Rolling()
+        self.turns = Turns()
+        self.memories: dict[FunctionKey, Memory] = {}
+        self.payments: list[Payment] = []
 
     # -- what is seen --
 
@@ -93,6 +98,7 @@ class World:
             workers=tuple(self._worker(device) for device in self.devices.values() if device.alive),
             pipelines=tuple(self._pipeline(epoch, pipe) for epoch, pipe in self.pipes.items()),
             next_epoch=Epoch(1, self.counter + 1),
+            turns=self.turns,
         )
         return self.rolling.laid_over(seen, {name: self.models[name] for name in self.known})
 
@@ -108,8 +114,11 @@ class World:
         function = self.functions[name]
         backbone = self.backbone_of[name] if self.backbone_of[name] in self.known else ""
         running = sum(pipe.running.count(name) for pipe in self.pipes.values())
-        demand = replace(function.demand, waiting=self.waiting[name], in_flight=running)
-        return replace(function, backbone=backbone, demand=demand)
+        requests = self.waiting[name] + running
+        load = Load(stable=requests, panic=requests, known=3600.0, sampled_at=self.now)  # for as long as one looks back
+        demand = replace(function.demand, waiting=self.waiting[name], in_flight=running, load=load)
+        memory = self.memories.get(function.function.key, Memory())
+        return replace(function, backbone=backbone, demand=demand, memory=memory)
 
     def _worker(self, device: Device) -> WorkerSeen:
         return WorkerSeen(
@@ -146,6 +155,9 @@ class World:
 
     def decide(self) -> Plan:
         plan = next_steps(self.seen(), self.now)
+        self.turns = plan.turns
+        self.memories = {key: scale.memory for key, scale in plan.scales.items()}
+        self.payments += plan.payments
         for step in plan.steps:
             if isinstance(step, Form):
                 self.counter = max(self.counter, step.epoch.counter)

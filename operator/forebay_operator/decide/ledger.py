@@ -41,7 +41,7 @@ def kv_reserved(seen: Snapshot, worker: WorkerSeen) -> int:
     """KV of the pipelines that ``worker`` reports, and of those that it was told of and has not reported yet."""
     told = sum(
         pipeline_kv_bytes(seen, pipeline, worker.name)
-        for pipeline in seen.pipelines
+        for pipeline in seen.by_worker.get(worker.name, ())
         if pipeline.epoch not in worker.kv_bytes
     )
     return sum(worker.kv_bytes.values()) + told
@@ -77,8 +77,7 @@ def alone(seen: Snapshot, backbone: str, worker: str) -> bool:
     """Whether ``worker`` is a formed pipeline of ``backbone`` by itself."""
     return any(
         pipeline.phase is PipelinePhase.FORMED and [stage.worker for stage in pipeline.stages] == [worker]
-        for pipeline in seen.pipelines
-        if pipeline.backbone == backbone
+        for pipeline in seen.by_backbone.get(backbone, ())
     )
 
 

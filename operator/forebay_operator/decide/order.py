@@ -88,8 +88,7 @@ def _held(worker: WorkerSeen, backbone: str) -> HoldingSeen:
 
 def servable(seen: Snapshot, backbone: str, stages: Stages) -> bool:
     """Whether every stage has all its units."""
-    resident = {worker.name: _held(worker, backbone).resident for worker in seen.workers}
-    return all(resident[stage.worker].issuperset(stage.units) for stage in stages)
+    return all(_held(seen.named[stage.worker], backbone).resident.issuperset(stage.units) for stage in stages)
 
 
 def _fits(seen: Snapshot, want: Want, worker: WorkerSeen, planned: Stages) -> bool:

@@ -38,10 +38,4 @@ def nobody(seen: Snapshot, backbone: str) -> Refusal:
 
 def _others(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
     """Backbones other than ``backbone`` that ``worker`` serves."""
-    return len(
-        {
-            pipeline.backbone
-            for pipeline in seen.pipelines
-            if pipeline.backbone != backbone and any(stage.worker == worker.name for stage in pipeline.stages)
-        }
-    )
+    return len({pipeline.backbone for pipeline in seen.by_worker.get(worker.name, ()) if pipeline.backbone != backbone})

@@ -8,35 +8,38 @@ requests first, and whatever differs becomes a step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from forebay_api.conditions import Reason
 from forebay_api.function import FunctionKey
 from forebay_operator.decide import routes
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
-from forebay_operator.decide.evict import Eviction, evictions
+from forebay_operator.decide.dues import Dues, Lack
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.kv import min_tokens
-from forebay_operator.decide.ledger import room, whole
+from forebay_operator.decide.ledger import held_units, room, whole
 from forebay_operator.decide.order import Stages, fillers, holds, servable
 from forebay_operator.decide.place import candidates, nobody
-from forebay_operator.decide.pressure import Payment
+from forebay_operator.decide.pressure import Payment, Turns
 from forebay_operator.decide.scale import Scale, desired
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.steps import Inspect, Prepare, Step
-from forebay_operator.decide.want import Want, wants
+from forebay_operator.decide.turns import advanced
+from forebay_operator.decide.want import Want, in_order, waiting, wants
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``wake_at``: unix seconds when time alone may change the answer. ``refusals``: why a function's model is
-    nowhere. ``payments``: who gives devices up in this pass."""
+    nowhere. ``payments``: who is asked in this pass to give devices up. ``turns``: for the next pass to know."""
 
     steps: tuple[Step, ...]
     scales: Mapping[FunctionKey, Scale]
     wake_at: float | None = None
     refusals: Mapping[FunctionKey, Refusal] = field(default_factory=dict)
     payments: tuple[Payment, ...] = ()
+    turns: Turns = field(default_factory=Turns)
 
 
 class _Draft:
@@ -60,28 +63,41 @@ def next_steps(seen: Snapshot, now: float) -> Plan:
     draft = _Draft(seen)
     draft.add(_inspections(draft.seen))
     draft.add(_preparations(draft.seen))
-    wanted = wants(draft.seen, scales)
-    busy = frozenset(want.backbone for want in wanted if want.pressing)
-    leaving: list[Eviction] = []
-    refused: dict[str, Refusal] = {}
-    for want in wanted:
-        evicted_from = (eviction.worker for eviction in leaving if eviction.backbone == want.backbone)
-        banned = want.outside(draft.seen).union(evicted_from)
-        answer = _settle(draft, want, banned)
-        if answer is not None:
-            evicted = _make_room(draft.seen, want, busy, answer)
-            leaving += evicted
-            refused[want.backbone] = _making_room(evicted) if evicted else answer
+    dues = _settle_all(draft, scales, now)
+    wakes = (*(scale.wake_at for scale in scales.values()), dues.wake_at())
     return Plan(
         steps=tuple(draft.steps),
         scales=scales,
-        wake_at=min((scale.wake_at for scale in scales.values() if scale.wake_at is not None), default=None),
+        wake_at=min((at for at in wakes if at is not None), default=None),
         refusals={
-            function.function.key: refused[function.backbone]
+            function.function.key: dues.refused[function.backbone]
             for function in seen.functions
-            if function.backbone in refused and scales[function.function.key].desired
+            if function.backbone in dues.refused and scales[function.function.key].desired
         },
+        payments=tuple(dues.new),
+        turns=dues.left(),
     )
+
+
+def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], now: float) -> Dues:
+    """Every backbone in the order in which room is made for it, and once more those who had to make it after all."""
+    known = wants(draft.seen, scales)
+    claiming = {want.backbone for want in known if want.claims}
+    turns = advanced(draft.seen, waiting(draft.seen, scales), claiming, now)
+    draft.seen = replace(draft.seen, turns=turns)
+    wanted = in_order(known, turns.of, now)
+    dues = Dues(wanted, turns, now)
+    settled: dict[str, Want] = {}
+    for want in wanted:
+        if not want.desired and want.backbone not in draft.seen.holders and want.backbone not in draft.seen.by_backbone:
+            continue
+        lack = _settle(draft, want, dues.banned(draft.seen, want))
+        asked = len(dues.new)
+        dues.settle(draft.seen, want, lack, partial(_place, draft.seen, want, dues.banned(draft.seen, want)))
+        for payer in {payment.payer for payment in dues.new[asked:]} & settled.keys():
+            _settle(draft, settled[payer], dues.banned(draft.seen, settled[payer]))
+        settled[want.backbone] = want
+    return dues
 
 
 def _inspections(seen: Snapshot) -> list[Inspect]:
@@ -116,13 +132,13 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
     return found
 
 
-def _settle(draft: _Draft, want: Want, banned: Set[str]) -> Refusal | None:
-    """Adds the steps for one backbone. Returns why it cannot be served, if it should be and cannot."""
+def _settle(draft: _Draft, want: Want, banned: Set[str]) -> Lack:
+    """Adds the steps for one backbone. Returns what it lacks."""
     backbone = want.backbone
     draft.add(routes.endings(draft.seen, backbone))
     if not want.desired:
         _clear(draft, want)
-        return None
+        return Lack()
     kept = routes.keepers(draft.seen, want, banned)
     draft.add(routes.drains(draft.seen, want, kept, banned))
     serving = routes.formed(draft.seen, backbone)
@@ -139,7 +155,17 @@ def _settle(draft: _Draft, want: Want, banned: Set[str]) -> Refusal | None:
     draft.add(routes.drops(draft.seen, backbone, (staying if serves else _all(draft.seen)) - banned))
     draft.add(holds(draft.seen, backbone, pipelines, filling))
     _form(draft, want, cut, kept, banned)
-    return cut if isinstance(cut, Refusal) else None
+    if isinstance(cut, Refusal):
+        return Lack(refusal=cut)
+    return Lack(more=_more(draft.seen, want, filling, banned) if serves else 0)
+
+
+def _more(seen: Snapshot, want: Want, filling: Set[str], banned: Set[str]) -> int:
+    """How many workers are missing that hold all of it or will. Nobody makes room for what is kept in case."""
+    size = len(seen.backbones[want.backbone].model.units)
+    told = {w.name for w in seen.holders[want.backbone] if len(held_units(w.holdings[want.backbone])) == size}
+    wanted = want.desired if want.pressing else want.minimum
+    return max(wanted - len((told | filling) - banned), 0)
 
 
 def _failed(seen: Snapshot, backbone: str) -> frozenset[str]:
@@ -163,6 +189,8 @@ def _clear(draft: _Draft, want: Want) -> None:
 def _place(seen: Snapshot, want: Want, banned: Set[str], rooms: Mapping[str, int] | None = None) -> Cut | Refusal:
     workers = candidates(seen, want.backbone, banned)
     if not workers:
+        if candidates(seen, want.backbone, want.outside(seen)):
+            return Refusal(Reason.INSUFFICIENT_GPUS, "every worker that could hold the model makes room for others")
         return nobody(seen, want.backbone)
     known = seen.backbones[want.backbone]
     return best_cut(
@@ -194,15 +222,3 @@ def _form(draft: _Draft, want: Want, cut: Cut | Refusal | None, kept: Sequence[s
 def _try(draft: _Draft, want: Want, stages: Stages, cut: Cut | None = None) -> None:
     step = routes.form(draft.seen, want, stages, cut.prediction if cut else None)
     draft.add([step] if step else [])
-
-
-def _make_room(seen: Snapshot, want: Want, busy: Set[str], refusal: Refusal) -> tuple[Eviction, ...]:
-    if not want.pressing or refusal.reason is not Reason.INSUFFICIENT_GPUS:
-        return ()
-    tokens = min_tokens(want.max_model_len)
-    return evictions(seen, want.backbone, busy, tokens, lambda rooms: _place(seen, want, want.outside(seen), rooms))
-
-
-def _making_room(evicted: Sequence[Eviction]) -> Refusal:
-    where = ", ".join(sorted({eviction.worker for eviction in evicted}))
-    return Refusal(Reason.QUEUED, f"models that are idle make room on {where}")

@@ -18,9 +18,8 @@ from forebay_operator.decide.seen import PipelinePhase, PipelineSeen, Snapshot, 
 def broken(seen: Snapshot, pipeline: PipelineSeen) -> bool:
     """Whether nothing more will come of ``pipeline``: a worker reports so, or a stage's worker is gone, is not ready,
     or neither holds nor loads what its stage needs."""
-    workers = {worker.name: worker for worker in seen.workers}
     return pipeline.phase is PipelinePhase.BROKEN or any(
-        _lost(workers.get(stage.worker), pipeline.backbone, stage) for stage in pipeline.stages
+        _lost(seen.named.get(stage.worker), pipeline.backbone, stage) for stage in pipeline.stages
     )
 
 

@@ -25,8 +25,7 @@ from forebay_operator.decide.want import Want
 
 def of_backbone(seen: Snapshot, backbone: str) -> tuple[PipelineSeen, ...]:
     """Those that take requests first, and of these the shortest, then the newest."""
-    mine = [pipeline for pipeline in seen.pipelines if pipeline.backbone == backbone]
-    mine.sort(key=lambda pipeline: pipeline.epoch, reverse=True)
+    mine = sorted(seen.by_backbone.get(backbone, ()), key=lambda pipeline: pipeline.epoch, reverse=True)
     return tuple(sorted(mine, key=lambda pipeline: (pipeline.phase is not PipelinePhase.FORMED, len(pipeline.stages))))
 
 
@@ -96,10 +95,9 @@ def drops(seen: Snapshot, backbone: str, staying: Set[str]) -> tuple[Drop, ...]:
     running = {stage.worker for pipeline in of_backbone(seen, backbone) for stage in pipeline.stages}
     return tuple(
         Drop(worker.name, backbone)
-        for worker in seen.workers
+        for worker in seen.holders.get(backbone, ())
         if (worker.ready or (absolved and backbone in worker.not_numbers))
         and worker.name not in running | staying
-        and backbone in worker.holdings
         and not worker.holdings[backbone].leaving
     )
 
@@ -134,8 +132,7 @@ def _reach(units: Set[int], start: int) -> int:
 def form(seen: Snapshot, want: Want, stages: Stages, predicted: Prediction | None = None) -> Form | None:
     """The order to form ``stages``, or None when their KV does not fit beside what their workers shall hold."""
     model = seen.backbones[want.backbone].model
-    workers = {worker.name: worker for worker in seen.workers}
-    left = {stage.worker: _left(seen, want, model, workers[stage.worker], stages) for stage in stages}
+    left = {stage.worker: _left(seen, want, model, seen.named[stage.worker], stages) for stage in stages}
     share: Quota | None = quota(model, stages, left, want.max_model_len)
     if share is None:
         return None
@@ -145,7 +142,7 @@ def form(seen: Snapshot, want: Want, stages: Stages, predicted: Prediction | Non
         stages=stages,
         kv_blocks=share.blocks,
         block_tokens=BLOCK_TOKENS,
-        steps_in_flight=steps_in_flight(workers[stage.worker].compute for stage in stages),
+        steps_in_flight=steps_in_flight(seen.named[stage.worker].compute for stage in stages),
         max_model_len=share.max_model_len,
         predicted=predicted,
     )

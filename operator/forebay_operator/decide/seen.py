@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from forebay_api.function import Function
 from forebay_api.model import Epoch, Model, Stage
 from forebay_operator.decide.load import Load, Measured, Memory
+from forebay_operator.decide.pressure import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,12 @@ class FunctionSeen:
         return self.previous or self.backbone
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """All that a decision may know. ``next_epoch`` is above everything reported. ``pools``: those that exist, None
-    where there is no such thing."""
+    where there is no such thing. ``turns``: what the pass before left.
+
+    Without slots, because what is asked over and over is worked out once: see the cached properties."""
 
     functions: tuple[FunctionSeen, ...]
     backbones: Mapping[str, BackboneSeen]
@@ -155,3 +159,35 @@ class Snapshot:
     pipelines: tuple[PipelineSeen, ...]
     next_epoch: Epoch
     pools: frozenset[str] | None = None
+    turns: Turns = field(default_factory=Turns)
+
+    @cached_property
+    def named(self) -> Mapping[str, WorkerSeen]:
+        """Workers by name."""
+        return {worker.name: worker for worker in self.workers}
+
+    @cached_property
+    def by_backbone(self) -> Mapping[str, tuple[PipelineSeen, ...]]:
+        """The pipelines of each backbone that has some."""
+        found: dict[str, list[PipelineSeen]] = {}
+        for pipeline in self.pipelines:
+            found.setdefault(pipeline.backbone, []).append(pipeline)
+        return {backbone: tuple(pipelines) for backbone, pipelines in found.items()}
+
+    @cached_property
+    def by_worker(self) -> Mapping[str, tuple[PipelineSeen, ...]]:
+        """The pipelines that each worker takes part in, where there are some."""
+        found: dict[str, dict[Epoch, PipelineSeen]] = {}
+        for pipeline in self.pipelines:
+            for stage in pipeline.stages:
+                found.setdefault(stage.worker, {})[pipeline.epoch] = pipeline
+        return {worker: tuple(pipelines.values()) for worker, pipelines in found.items()}
+
+    @cached_property
+    def holders(self) -> Mapping[str, tuple[WorkerSeen, ...]]:
+        """The workers that hold something of each backbone that is held, or were told to."""
+        found: dict[str, list[WorkerSeen]] = {}
+        for worker in self.workers:
+            for backbone in worker.holdings:
+                found.setdefault(backbone, []).append(worker)
+        return {backbone: tuple(workers) for backbone, workers in found.items()}

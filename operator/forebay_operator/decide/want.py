@@ -8,6 +8,7 @@ from math import ceil, inf
 
 from forebay_api.function import FunctionKey, LoadingStrategy
 from forebay_operator.decide.ledger import alone
+from forebay_operator.decide.pressure import Turn
 from forebay_operator.decide.scale import Scale
 from forebay_operator.decide.seen import FunctionSeen, Snapshot
 
@@ -19,8 +20,9 @@ BYTES_PER_TOKEN = 4
 @dataclass(frozen=True, slots=True)
 class Want:
     """``desired`` replicas, at most ``limit`` workers filled. ``pressing``: requests wait or run, or it is to take over
-    from the model before. ``floor``: it is wanted though nobody asks. ``oldest``: unix seconds since when a request
-    waits (inf: none does). ``max_model_len`` in tokens. ``pools``: those of its functions."""
+    from the model before. ``floor``: so many are wanted though nobody asks. ``oldest``: unix seconds since when a
+    request waits (inf: none does). ``max_model_len`` in tokens. ``pools``: those of its functions. ``priority``: the
+    highest of those that are active."""
 
     backbone: str
     desired: int = 0
@@ -29,17 +31,51 @@ class Want:
     max_model_len: int = 0
     prompt_tokens: int = 0
     pressing: bool = False
-    floor: bool = False
+    floor: int = 0
     oldest: float = inf
     pools: frozenset[str] = frozenset()
+    priority: int = 0
+
+    @property
+    def claims(self) -> bool:
+        """Whether others must make room for it."""
+        return self.pressing or self.floor > 0
+
+    @property
+    def minimum(self) -> int:
+        """Replicas that it needs, whatever more it wants."""
+        return max(int(self.pressing), min(self.floor, self.desired))
 
     def outside(self, seen: Snapshot) -> frozenset[str]:
         """The workers that belong to pools of others."""
         return frozenset(worker.name for worker in seen.workers if worker.pool and worker.pool not in self.pools)
 
 
-def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> tuple[Want, ...]:
-    """Of every backbone that is known or held, those with requests first, by who has waited longest.
+def waiting(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> Mapping[str, float]:
+    """Of each backbone that requests wait for and may have, unix seconds since when the oldest does."""
+    found: dict[str, float] = {}
+    for function in seen.functions:
+        if function.demand.waiting and function.serving and scales[function.function.key].desired:
+            since = function.demand.oldest_waiting
+            found[function.serving] = min(found.get(function.serving, inf), since)
+    return found
+
+
+def in_order(wanted: Sequence[Want], turns: Mapping[str, Turn], now: float) -> tuple[Want, ...]:
+    """Those that others make room for first: of these who has waited too long, then by priority, those with requests,
+    those that have nothing, and who has waited longest."""
+
+    def key(want: Want) -> tuple[bool, bool, int, bool, float, float, str]:
+        turn = turns.get(want.backbone, Turn())
+        late = want.claims and turn.late(now)
+        lacking = turn.lacking or inf
+        return not want.claims, not late, -want.priority, not want.pressing, lacking, want.oldest, want.backbone
+
+    return tuple(sorted(wanted, key=key))
+
+
+def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale], now: float = 0.0) -> tuple[Want, ...]:
+    """Of every backbone that is known or held, in the order in which room is made for them.
 
     A backbone that no function names any more is wanted zero times, once every function's model is known: until then
     (an operator just started) it may still turn out to be somebody's."""
@@ -49,10 +85,8 @@ def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> tuple[Want, ..
             using.setdefault(backbone, []).append(function)
     found = [_want(seen, backbone, functions, scales) for backbone, functions in using.items()]
     if all(function.backbone in seen.backbones or function.failure for function in seen.functions):
-        held = {backbone for worker in seen.workers for backbone in worker.holdings}
-        run = {pipeline.backbone for pipeline in seen.pipelines}
-        found += [Want(backbone) for backbone in (held | run) - using.keys()]
-    return tuple(sorted(found, key=lambda want: (not want.pressing, want.oldest, want.backbone)))
+        found += [Want(backbone) for backbone in sorted({*seen.holders, *seen.by_backbone} - using.keys())]
+    return in_order(found, seen.turns.of, now)
 
 
 def _want(
@@ -77,9 +111,10 @@ def _want(
         max_model_len=min(longest, max(spec.model.max_model_len or longest for spec in specs)),
         prompt_tokens=TEMPLATE_TOKENS + max(function.demand.prompt_bytes for function in active) // BYTES_PER_TOKEN,
         pressing=any(_presses(backbone, function) for function in active),
-        floor=any(scale.floor for scale in chosen),
+        floor=max(scale.floor for scale in chosen),
         oldest=min(function.demand.oldest_waiting or inf for function in active),
         pools=frozenset(spec.pool for spec in specs),
+        priority=max(spec.priority for spec in specs),
     )
 
 

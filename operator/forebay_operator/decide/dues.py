@@ -1,0 +1,110 @@
+"""The payments of one pass: those under way from earlier ones, those asked for now, and who must keep off what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+
+from forebay_api.conditions import Reason
+from forebay_operator.decide import levy, turns
+from forebay_operator.decide.cut import Refusal
+from forebay_operator.decide.evict import Cutter
+from forebay_operator.decide.pressure import PATIENCE, Payment, Stake, Turns
+from forebay_operator.decide.seen import Snapshot
+from forebay_operator.decide.stakes import stakes
+from forebay_operator.decide.want import Want
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What a backbone does not get without others: ``refusal``: why nothing serves it; ``more``: workers that it wants
+    beside those that it has."""
+
+    refusal: Refusal | None = None
+    more: int = 0
+
+
+@dataclass(slots=True)
+class Dues:
+    """Backbones are asked in the order in which room is made for them. What is promised to one is not promised to those
+    after it, and who has nothing there keeps off."""
+
+    wanted: Sequence[Want]
+    before: Turns
+    now: float
+    payments: list[Payment] = field(init=False)
+    new: list[Payment] = field(default_factory=list)
+    payers: set[str] = field(default_factory=set)
+    wakes: list[float] = field(default_factory=list)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    _reserved: set[str] = field(default_factory=set)
+    _stakes: tuple[Stake, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.payments = list(self.before.payments)
+
+    def owed(self) -> Mapping[str, Set[str]]:
+        """The workers that each payer leaves."""
+        found: dict[str, set[str]] = {}
+        for payment in self.payments:
+            found.setdefault(payment.payer, set()).update(payment.workers)
+        return found
+
+    def banned(self, seen: Snapshot, want: Want) -> frozenset[str]:
+        """The workers that ``want`` may not use."""
+        strange = {name for name in self._reserved if want.backbone not in seen.named[name].holdings}
+        return want.outside(seen) | self.owed().get(want.backbone, set()) | strange
+
+    def settle(self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter) -> None:
+        """Sees to it that somebody pays to ``want`` what it lacks, if anybody has to."""
+        mine = [payment for payment in self.payments if payment.receiver == want.backbone]
+        lacks = lack.refusal is not None or lack.more > 0
+        fresh = all(self.now < payment.at + PATIENCE for payment in mine)
+        if lacks and fresh and turns.under_way(seen, mine):
+            self._keep(seen, want, lack, mine)
+            return
+        if lack.refusal is not None:
+            self.refused[want.backbone] = lack.refusal
+        found = self._levy(seen, want, lack, cut_with) if lacks and want.claims else levy.Levy()
+        for payment in mine:
+            self.payments.remove(payment)
+        if found.wake_at is not None:
+            self.wakes.append(found.wake_at)
+        if found.refusal is not None:
+            self.refused[want.backbone] = found.refusal
+        if found.payments:
+            self._take(seen, want, lack, found)
+
+    def left(self) -> Turns:
+        """What the next pass must know."""
+        return turns.after(self.before, self.payments, self.payers, self.now)
+
+    def wake_at(self) -> float | None:
+        return min((*self.wakes, *(payment.at + PATIENCE for payment in self.payments)), default=None)
+
+    def _levy(self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter) -> levy.Levy:
+        if lack.refusal is not None and lack.refusal.reason is not Reason.INSUFFICIENT_GPUS:
+            return levy.Levy()
+        owed = self.owed()
+        if self._stakes is None:
+            self._stakes = stakes(seen, self.wanted, owed, self.now)
+        asks = levy.claim(seen, want, owed.get(want.backbone, set()), self.now)
+        banned = want.outside(seen) | self._reserved | owed.get(want.backbone, set())
+        if lack.refusal is not None:
+            return levy.for_first(seen, want, asks, self._stakes, banned, cut_with, self.now)
+        return levy.for_more(seen, want, asks, self._stakes, banned, lack.more, self.now)
+
+    def _keep(self, seen: Snapshot, want: Want, lack: Lack, mine: Sequence[Payment]) -> None:
+        self._reserved.update(worker for payment in mine for worker in payment.workers if worker in seen.named)
+        if lack.refusal is not None:
+            self.refused[want.backbone] = levy.making_room(seen, mine)
+
+    def _take(self, seen: Snapshot, want: Want, lack: Lack, found: levy.Levy) -> None:
+        """Who comes later in the order and was promised the same goes without."""
+        taken = {worker for payment in found.payments for worker in payment.workers}
+        others = [replace(p, workers=tuple(w for w in p.workers if w not in taken)) for p in self.payments]
+        self.payments = [*(payment for payment in others if payment.workers), *found.payments]
+        self.new += found.payments
+        self.payers |= found.payers
+        self._stakes = None
+        self._keep(seen, want, lack, found.payments)
