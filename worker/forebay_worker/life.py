@@ -18,7 +18,7 @@ import grpc
 import structlog
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from forebay_channel import Guard, Role, add_port
 from forebay_wire.v1 import engine_pb2_grpc, fleet_pb2, model_pb2, stage_pb2_grpc
@@ -26,6 +26,7 @@ from forebay_worker.attach import Attachment
 from forebay_worker.commands import Commands
 from forebay_worker.config import LOOPBACK
 from forebay_worker.device import Device
+from forebay_worker.exposed import expose
 from forebay_worker.formation import Fault, FaultReason, Phase
 from forebay_worker.holdings import Holdings
 from forebay_worker.hop import Hops
@@ -258,7 +259,6 @@ class Worker:
         """The URL. On all interfaces when a port was asked for, since scrapers and probes come from elsewhere."""
         REGISTRY.register(WorkerCollector(self._device, self._loader, self._executor, self._holdings))
         if not (port := self._seat.config.metrics_port):
-            http, _ = start_http_server(0, addr=LOOPBACK)
-            return f"http://{LOOPBACK}:{http.server_port}/metrics"
-        start_http_server(port, addr="::" if host.startswith("[") else "0.0.0.0")
+            return f"http://{LOOPBACK}:{expose(0, LOOPBACK)}/metrics"
+        expose(port, "::" if host.startswith("[") else "0.0.0.0")
         return f"http://{host}:{port}/metrics"
