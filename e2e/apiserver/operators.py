@@ -21,7 +21,10 @@ from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
 NAMESPACE = "forebay-system"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/forebay-operator"
-CHART = Path(__file__).parents[2] / "deploy" / "helm" / "forebay"
+POOLS = f"/apis/forebay.dev/v1alpha1/namespaces/{NAMESPACE}/workerpools"
+ROOT = Path(__file__).parents[2]
+CRDS = ROOT / "crds"
+CHART = ROOT / "deploy" / "helm" / "forebay"
 RIGHTS = "templates/operator/rbac.yaml"
 PATIENCE = 30.0
 
@@ -41,6 +44,31 @@ def rights() -> list[dict[str, Any]]:
     command = [plane.BINARIES / "helm", "template", "forebay", CHART, "--namespace", NAMESPACE]
     made = subprocess.run([*command, "--show-only", RIGHTS], capture_output=True, text=True, check=True)
     return [body for body in yaml.safe_load_all(made.stdout) if body]
+
+
+def provided(api: plane.Plane) -> None:
+    """Make what the chart makes before its operator starts: kinds, namespace, rights; and a pool without nodes."""
+    for name in ("llmfunctions", "workerpools"):
+        kind = yaml.safe_load((CRDS / f"{name}.yaml").read_text())
+        api.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind['metadata']['name']}", kind)
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    api.request("POST", "/api/v1/namespaces", namespace)
+    for body in rights():
+        where = body["metadata"].get("namespace")
+        within = f"/namespaces/{where}" if where else ""
+        api.request("POST", f"/apis/{body['apiVersion']}{within}/{body['kind'].lower()}s", body)
+    pool = {"apiVersion": "forebay.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}}
+    until(lambda: _created(api, {**pool, "spec": {"nodeSelector": {"no": "node"}}}))
+
+
+def _created(api: plane.Plane, pool: dict[str, Any]) -> bool:
+    try:
+        api.request("POST", POOLS, pool)
+    except urllib.error.HTTPError as error:
+        if error.code != 404:  # its kind was made a moment ago
+            raise
+        return False
+    return True
 
 
 class Operator:

@@ -16,17 +16,14 @@ from typing import Any
 import grpc
 import plane
 import pytest
-import yaml
-from operators import LEASE, NAMESPACE, Operator, holder, rights, until
+from operators import LEASE, NAMESPACE, Operator, holder, provided, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api.conditions import ConditionType
 from forebay_channel import Identity, Role, open_channel
 from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
-ROOT = Path(__file__).parents[2]
 FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
-POOLS = f"/apis/forebay.dev/v1alpha1/namespaces/{NAMESPACE}/workerpools"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 MANY = 300
 
@@ -38,28 +35,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[plane.Plane]:
     with plane.running(tmp_path_factory.mktemp("plane")) as found:
-        for name in ("llmfunctions", "workerpools"):
-            kind = yaml.safe_load((ROOT / "crds" / f"{name}.yaml").read_text())
-            found.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind['metadata']['name']}", kind)
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        found.request("POST", "/api/v1/namespaces", namespace)
-        for body in rights():
-            where = body["metadata"].get("namespace")
-            within = f"/namespaces/{where}" if where else ""
-            found.request("POST", f"/apis/{body['apiVersion']}{within}/{body['kind'].lower()}s", body)
-        pool = {"apiVersion": "forebay.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}}
-        until(lambda: created(found, {**pool, "spec": {"nodeSelector": {"no": "node"}}}))
+        provided(found)
         yield found
-
-
-def created(api: plane.Plane, pool: dict[str, Any]) -> bool:
-    try:
-        api.request("POST", POOLS, pool)
-    except urllib.error.HTTPError as error:
-        if error.code != 404:  # its kind was made a moment ago
-            raise
-        return False
-    return True
 
 
 @pytest.fixture
@@ -245,7 +222,7 @@ def test_while_the_api_server_is_away_the_leader_leads_on(api: plane.Plane, star
     api.request("DELETE", f"{FUNCTIONS}/deleted")
     apply(api, "after")
     until(lambda: status(api, "after").get("conditions"))
-    assert shown(operator) == {"before", "after"}
+    until(lambda: shown(operator) == {"before", "after"})
     assert json.loads(str(operator.shows(operator.grpc)))["operator"]["term"] == 1
 
 

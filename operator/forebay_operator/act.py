@@ -49,9 +49,7 @@ class Actor:
         match step:
             case Inspect():
                 # A step knows what decisions need; of those that it concerns, credentials and revisions may differ.
-                subjects = {Subject.of(f.function): None for f in seen.functions if not f.backbone and not f.failure}
-                asked = [subject for subject in subjects if (subject.uri, subject.dtype) == (step.uri, step.dtype)]
-                told = [self._inspect(subject, step.worker, now) for subject in asked]
+                told = [self._inspect(subject, step.worker, now) for subject in _asked(step, seen)]
                 return any(told)
             case Prepare():
                 return not self.sent.prepares(step.worker, step.backbone) and self._tell(step, seen, now)
@@ -129,6 +127,13 @@ class Actor:
         copy = fleet_pb2.Command()
         copy.CopyFrom(command)
         return self.fleet.tell(worker.name, copy)
+
+
+def _asked(step: Inspect, seen: Snapshot) -> dict[Subject, None]:
+    """Each once. Of all functions few are looked at closely: there are as many steps as models."""
+    unknown = (known.function for known in seen.functions if not known.backbone and not known.failure)
+    concerned = (function for function in unknown if function.spec.model.uri == step.uri)
+    return {Subject.of(function): None for function in concerned if function.spec.model.dtype == step.dtype}
 
 
 def _doubted(seen: Snapshot) -> dict[Subject, float]:
