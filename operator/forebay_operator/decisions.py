@@ -122,7 +122,7 @@ class Decisions:
 def _remember(key: FunctionKey, known: _Function, decision: Decision) -> None:
     """A payment is told in every pass until it is on its way, and remembered once."""
     before, known.present = known.present, decision
-    if before is None or before.desired != decision.desired:
+    if before is not None and before.desired != decision.desired:
         log.info("decided", function=str(key), desired=decision.desired, reason=decision.reason, limit=decision.limit)
     devices = decision.paid, decision.received
     moved = any(devices) and (before is None or devices != (before.paid, before.received))

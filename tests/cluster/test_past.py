@@ -87,12 +87,12 @@ async def test_numbers_that_change_do_not_hasten_what_is_refused(rig: Rig) -> No
 
 def test_more_than_the_schema_takes_is_cut() -> None:
     many = replace(DECISION, inputs=(REQUESTS,) * 20, message="m" * 5000, limit="")
-    found = past.scaling(many)
+    found = past.scaling(many)["scaling"]
     assert (len(found["inputs"]), len(found["message"]), "limit" in found) == (8, 1024, False)
 
 
 def test_what_was_never_sampled_has_no_time() -> None:
-    (given,) = past.scaling(replace(DECISION, inputs=(replace(REQUESTS, sampled_at=0.0),)))["inputs"]
+    (given,) = past.scaling(replace(DECISION, inputs=(replace(REQUESTS, sampled_at=0.0),)))["scaling"]["inputs"]
     assert "sampledAt" not in given
 
 

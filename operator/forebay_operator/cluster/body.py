@@ -17,6 +17,7 @@ from forebay_operator.cluster.source import Invalid
 from forebay_operator.cluster.template import POOL_LABEL
 from forebay_operator.control import Outcome
 from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
+from forebay_operator.decisions import Decision
 from forebay_operator.status import Urls
 
 MOST_PLACEMENTS = 64
@@ -56,12 +57,13 @@ BUSY = 0.25
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What one object's status should say. ``fields`` is all but the conditions, whose times depend on what is
-    stored."""
+    stored, and the ``decision``, whose numbers change all the time."""
 
     uid: str
     generation: int
     fields: Mapping[str, Any]
     conditions: tuple[Condition, ...]
+    decision: Decision | None = None
 
 
 def status(function: FunctionSeen, outcome: Outcome, urls: Urls, places: Places) -> Wanted:
@@ -82,11 +84,10 @@ def status(function: FunctionSeen, outcome: Outcome, urls: Urls, places: Places)
     }
     if (backbone := outcome.seen.backbones.get(function.serving)) is not None:
         body["model"] = _model(backbone)
-    if (decision := outcome.scaling.get(key)) is not None:
-        body["scaling"] = past.scaling(decision)
     if (ended := outcome.cold_starts.get(key)) is not None:
         body["coldStart"] = past.cold_start(ended)
-    return Wanted(function.function.uid, function.function.generation, body, found.conditions)
+    decision = outcome.scaling.get(key)
+    return Wanted(function.function.uid, function.function.generation, body, found.conditions, decision)
 
 
 def invalid(found: Invalid) -> Wanted:
@@ -178,30 +179,23 @@ def distance(wanted: Wanted, stored: Mapping[str, Any]) -> float | None:
     theirs = {str(entry.get("type")): entry for entry in _conditions(stored)}
     if _gists(ours, GIST) != _gists(theirs, GIST):
         return BUSY
-    if _decided(wanted.fields) != _decided(stored):  # the load alone may make one reason of another, and again
+    # The load alone may make one reason of another, and again.
+    if past.gist(wanted.decision) != past.stored_gist(stored):
         return QUIET
     return QUIET if _gists(ours, ("message",)) != _gists(theirs, ("message",)) else None
 
 
 def same(one: Wanted, other: Wanted) -> bool:
     """But for times, and for what is only written along with something else."""
-    if (one.uid, one.generation, _told(one)) != (other.uid, other.generation, _told(other)):
-        return False
-    return [_words(entry) for entry in one.conditions] == [_words(entry) for entry in other.conditions]
-
-
-def _told(wanted: Wanted) -> Mapping[str, Any]:
-    return {**wanted.fields, "scaling": _decided(wanted.fields)}
+    return (
+        (one.uid, one.generation, one.fields) == (other.uid, other.generation, other.fields)
+        and past.gist(one.decision) == past.gist(other.decision)
+        and [_words(entry) for entry in one.conditions] == [_words(entry) for entry in other.conditions]
+    )
 
 
 def _words(condition: Condition) -> tuple[str, ...]:
     return condition.type, condition.status, condition.reason, condition.message
-
-
-def _decided(fields: Mapping[str, Any]) -> tuple[object, ...]:
-    """What of a decision is worth a write of its own."""
-    scaling = fields.get("scaling") or {}
-    return tuple(scaling.get(field) for field in ("desired", "reason", "limit"))
 
 
 def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
@@ -241,6 +235,7 @@ def write(key: FunctionKey, wanted: Wanted, stored: Mapping[str, Any], now: floa
         "status": {
             **{field: stored[field] for field in REMEMBERED if field in stored},
             **wanted.fields,
+            **past.scaling(wanted.decision),
             **past.failure(conditions, _conditions(stored), stored, now),
             "conditions": conditions,
         },

@@ -132,6 +132,9 @@ class Events:
             before = self._before(key, uid)
             decision = outcome.scaling.get(key)
             sight = before.sight.following(status, decision, settled=settled)
+            if sight is before.sight and status.state.value == before.state:
+                known[key] = before
+                continue
             known[key] = _Known(uid, status.state.value, sight)
             subject = Subject(names.API_VERSION, names.KIND, key.namespace, key.name, uid)
             if (told := change(subject, before.state, status)) is not None:

@@ -24,7 +24,9 @@ Conditions = Sequence[Mapping[str, Any]]
 """As they are stored."""
 
 
-def scaling(decision: Decision) -> dict[str, Any]:
+def scaling(decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {}
     found = {
         "desired": decision.desired,
         "current": decision.current,
@@ -32,7 +34,18 @@ def scaling(decision: Decision) -> dict[str, Any]:
         "message": decision.message[:LONGEST_MESSAGE],
         "inputs": [_input(given) for given in decision.inputs[:MOST_INPUTS]],
     }
-    return found | ({"limit": decision.limit} if decision.limit else {})
+    return {"scaling": found | ({"limit": decision.limit} if decision.limit else {})}
+
+
+def gist(decision: Decision | None) -> tuple[object, ...] | None:
+    """What of a decision is worth a write of its own."""
+    return decision.gist if decision else None
+
+
+def stored_gist(stored: Mapping[str, Any]) -> tuple[object, ...] | None:
+    """That of the decision that is stored."""
+    found = stored.get("scaling")
+    return (found.get("desired"), found.get("reason"), found.get("limit", "")) if found else None
 
 
 def _input(given: Input) -> dict[str, Any]:

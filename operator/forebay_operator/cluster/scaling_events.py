@@ -42,16 +42,21 @@ class Sight:
 
     def following(self, status: FunctionStatus, decision: Decision | None, *, settled: bool) -> Sight:
         """What there is to tell now. Until a new operator has ``settled``, it is blind as everybody is at first."""
-        active = _scaling_active(status.conditions)
         desired = decision.desired if decision else self.desired
+        blind = self._blind(_scaling_active(status.conditions), settled=settled)
+        return self if (blind, desired) == (self.blind, self.desired) else Sight(blind, desired)
+
+    def _blind(self, active: Condition | None, *, settled: bool) -> str:
         if active is None or active.status is Status.UNKNOWN or active.reason == Reason.NOT_YET_KNOWN:
-            return Sight(self.blind, desired)
+            return self.blind
         if active.status is Status.TRUE:
-            return Sight("", desired)
-        return Sight(active.reason if settled else self.blind, desired)
+            return ""
+        return active.reason if settled else self.blind
 
 
 def news(before: Sight, now: Sight, status: FunctionStatus, decision: Decision | None) -> Iterator[News]:
+    if now is before:
+        return
     active = _scaling_active(status.conditions)
     if active is not None and now.blind != before.blind:
         if now.blind:
