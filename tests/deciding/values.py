@@ -87,6 +87,8 @@ def function(
     failure: tuple[str, str] | None = None,
     max_model_len: int | None = None,
     first_seen: float = 1000.0,
+    priority: int = 0,
+    pool: str | None = None,
 ) -> FunctionSeen:
     spec = FunctionSpec(
         ModelSpec(f"file:///{backbone or name}", max_model_len=max_model_len),
@@ -94,7 +96,10 @@ def function(
         replicas=replicas,
         loading=Loading(strategy, max_stages),
         suspend=suspend,
+        priority=priority,
     )
+    if pool is not None:
+        spec = replace(spec, pool=pool)
     return FunctionSeen(
         Function("default", name, f"uid-{name}", 1, 0.0, spec),
         backbone=backbone,
