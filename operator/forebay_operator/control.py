@@ -44,6 +44,8 @@ PASSES = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5),
 )
 ERRORS = Counter("forebay_pass_errors_total", "Parts of passes that raised.", ["part"])
+for _part in ("observe", "decide", "timeline", "report", "act"):
+    ERRORS.labels(_part)  # from the start: a rate sees no rise where there was nothing before
 
 
 class Alarm:
@@ -121,6 +123,7 @@ class Control:
             seen = self.actor.sent.laid_over(reported, now)
             with self._part("decide"):
                 self._plan = next_steps(seen, now)
+                self.observer.remember(self._plan)
                 self._act(seen, now)
                 seen = self.actor.sent.laid_over(reported, now)
             with self._part("timeline"):

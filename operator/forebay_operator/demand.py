@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import grpc
 import structlog
 from prometheus_client import Gauge
 
-from forebay_api.function import FunctionKey
+from forebay_api.function import FunctionKey, Scaling, ScalingMetric
 from forebay_operator.decide.load import Load
 from forebay_operator.decide.seen import DemandSeen
 from forebay_operator.window import Window
@@ -26,6 +26,9 @@ MEMORY = 10.0
 """Seconds for which the numbers of a lost gateway still count, and no low number is believed."""
 
 GATEWAYS = Gauge("forebay_gateways_connected", "Gateways with a live demand stream to this operator.")
+
+
+_Told = Mapping[FunctionKey, demand_pb2.FunctionDemand]
 
 
 @dataclass(eq=False, slots=True)
@@ -55,6 +58,7 @@ class Demand(demand_pb2_grpc.DemandServicer):
         self._gateways: dict[str, _Gateway] = {}
         self._windows: dict[FunctionKey, Window] = {}
         self._last_ended: dict[FunctionKey, float] = {}
+        self._heard = 0.0
         # Until a gateway has spoken, nothing is known: as if one had just been lost.
         self._unheard_since: float | None = clock()
 
@@ -69,9 +73,18 @@ class Demand(demand_pb2_grpc.DemandServicer):
             oldest_waiting=oldest.oldest_waiting_unix_us / 1e6 if oldest else 0.0,
             last_ended=self._last_ended.get(key, 0.0),
             prompt_bytes=oldest.prompt_bytes if oldest else 0,
-            load=window.load(now) if window else Load(),
+            load=self._load(window, now) if window else Load(),
             blind=self.blind_until(now) is not None,
         )
+
+    def _load(self, window: Window, now: float) -> Load:
+        """As of the last report; without any gateway nothing is known."""
+        load = window.load(now)
+        return replace(load, sampled_at=self._heard, known=load.known if self._gateways else 0.0)
+
+    def connected(self) -> int:
+        """Gateways that report now."""
+        return sum(gateway.lost is None for gateway in self._gateways.values())
 
     def blind_until(self, now: float) -> float | None:
         """When low numbers may be believed again (unix seconds); None if they may now."""
@@ -81,19 +94,22 @@ class Demand(demand_pb2_grpc.DemandServicer):
         until = max((moment + MEMORY for moment in since), default=0.0)
         return until if until > now else None
 
-    def keep(self, keys: Collection[FunctionKey]) -> None:
-        """Forget all other functions."""
+    def keep(self, functions: Mapping[FunctionKey, Scaling]) -> None:
+        """Forget all other functions. One whose windows or metric changed is measured anew."""
         for memory in (self._windows, self._last_ended):
-            for key in [key for key in memory if key not in keys]:
+            for key in [key for key in memory if key not in functions]:
                 del memory[key]
-        for key in keys:
-            self._windows.setdefault(key, Window(self._clock()))
+        for key, scaling in functions.items():
+            window = self._windows.get(key)
+            if window is None or _measure(window.scaling) != _measure(scaling):
+                self._windows[key] = Window(self._clock(), scaling)
+                self._record({key}, self._clock())
 
     def _remembered(self, now: float) -> list[_Gateway]:
         for gateway in list(self._gateways.values()):
             if gateway.lost is not None and gateway.lost + MEMORY <= now:
                 del self._gateways[gateway.name]
-                self._record(now)
+                self._record(gateway.functions, now)
         return list(self._gateways.values())
 
     async def Report(
@@ -116,11 +132,9 @@ class Demand(demand_pb2_grpc.DemandServicer):
                 self._lose(gateway)
 
     def _hear(self, report: demand_pb2.DemandReport, gateway: _Gateway | None) -> _Gateway:
+        self._heard = now = self._clock()
         if gateway is None:
-            gateway = self._gateways[report.gateway] = _Gateway(report.gateway)
-            self._unheard_since = None
-            self._count()
-            log.info("gateway connected", gateway=report.gateway)
+            gateway = self._greet(report.gateway, now)
         before = gateway.functions
         gateway.functions = {FunctionKey(told.namespace, told.name): told for told in report.functions}
         for key, told in gateway.functions.items():
@@ -128,15 +142,39 @@ class Demand(demand_pb2_grpc.DemandServicer):
                 self._last_ended[key] = max(self._last_ended.get(key, 0.0), told.last_ended_unix_us / 1e6)
         for first in report.first_tokens:
             self._first_token(first)
-        if before != gateway.functions or report.first_tokens:
-            self._record(self._clock())
+        news = {
+            key for key in before.keys() | gateway.functions.keys() if before.get(key) != gateway.functions.get(key)
+        }
+        self._count_tokens(before, gateway.functions, now)
+        self._record(news, now)
+        if news or report.first_tokens:
             self._wake(0.0)
         return gateway
 
-    def _record(self, now: float) -> None:
-        for key, window in self._windows.items():
-            told = [gateway.functions[key] for gateway in self._gateways.values() if key in gateway.functions]
-            window.record(now, float(sum(demand.waiting + demand.in_flight for demand in told)))
+    def _greet(self, name: str, now: float) -> _Gateway:
+        if not self._gateways:  # nobody counted until now
+            for window in self._windows.values():
+                window.begin(now)
+        earlier = self._gateways.get(name)  # the same process, by another stream
+        gateway = self._gateways[name] = _Gateway(name, earlier.functions if earlier else {})
+        self._unheard_since = None
+        self._count()
+        log.info("gateway connected", gateway=name)
+        return gateway
+
+    def _count_tokens(self, before: _Told, after: _Told, now: float) -> None:
+        """Totals of one gateway only grow; what it counted before we heard it the first time is not of now."""
+        for key, told in after.items():
+            window = self._windows.get(key)
+            if window is not None and key in before and window.scaling.metric is ScalingMetric.TOKENS_PER_SECOND:
+                window.add(now, float(max(told.tokens - before[key].tokens, 0)))
+
+    def _record(self, keys: Collection[FunctionKey], now: float) -> None:
+        for key in keys:
+            window = self._windows.get(key)
+            if window is not None and window.scaling.metric is ScalingMetric.CONCURRENCY:
+                told = [gateway.functions[key] for gateway in self._gateways.values() if key in gateway.functions]
+                window.record(now, float(sum(demand.waiting + demand.in_flight for demand in told)))
 
     def _lose(self, gateway: _Gateway) -> None:
         gateway.lost = self._clock()
@@ -145,4 +183,16 @@ class Demand(demand_pb2_grpc.DemandServicer):
         self._wake(0.0)
 
     def _count(self) -> None:
-        GATEWAYS.set(sum(gateway.lost is None for gateway in self._gateways.values()))
+        GATEWAYS.set(self.connected())
+
+
+def _gist(told: demand_pb2.FunctionDemand | None) -> tuple[int, ...]:
+    """All of it that a pass must hear of at once. Totals are not among them: they grow all the time."""
+    if told is None:
+        return ()
+    return told.waiting, told.in_flight, told.oldest_waiting_unix_us, told.last_ended_unix_us, told.prompt_bytes
+
+
+def _measure(scaling: Scaling) -> tuple[object, ...]:
+    """All of it that a window depends on."""
+    return scaling.metric, scaling.window_seconds, scaling.panic_window_percent

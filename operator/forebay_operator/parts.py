@@ -20,7 +20,7 @@ from forebay_operator.inspections import Inspections, Subject
 from forebay_operator.routes import Routes
 from forebay_operator.sent import Sent
 from forebay_operator.settling import Settling
-from forebay_operator.snapshot import Observer
+from forebay_operator.snapshot import Measurements, Observer
 from forebay_operator.status import Statuses, Urls
 from forebay_operator.term import Term
 from forebay_operator.timeline import Timeline
@@ -78,10 +78,11 @@ def assemble(
     passed: Callable[[Outcome], None] = lambda _: None,
     credentials: Credentials | None = None,
     stranger: Callable[[fleet_pb2.WorkerReport], str] = lambda _: "",
+    measurements: Measurements | None = None,
 ) -> Parts:
     """``estate``: what is known of workers besides what they say; ``passed`` is called after each pass;
     ``credentials``: where secrets of functions are found, by default in the environment;
-    ``stranger``: why a worker is not who it says."""
+    ``stranger``: why a worker is not who it says; ``measurements``: what Prometheus says, where one is asked."""
     began = time.time()
     alarm = Alarm()
     inspections = Inspections()
@@ -90,7 +91,7 @@ def assemble(
     fleet = Fleet(term, wake=alarm.within, inspected=inspections.hear, silence=timing.silence, stranger=stranger)
     demand = Demand(wake=alarm.within, first_token=timeline.first_token, silence=timing.silence)
     functions = Functions(changed=_on_change(inspections, demand, timeline, decisions, alarm))
-    observer = Observer(functions, fleet, demand, inspections, estate)
+    observer = Observer(functions, fleet, demand, inspections, estate, measurements=measurements)
     routes = Routes()
 
     def present() -> Json:
@@ -140,7 +141,7 @@ def _on_change(
             if key in before and before[key].function.generation != known.function.generation:
                 inspections.forget_failure(Subject.of(known.function))
         inspections.keep({Subject.of(known.function) for known in after.values()})
-        demand.keep(after.keys())
+        demand.keep({key: known.function.spec.scaling for key, known in after.items()})
         timeline.keep(after.keys())
         decisions.keep(after.keys())
         alarm.within(0.0)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from forebay_api.conditions import Reason
 from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch, Model
 from forebay_operator import reports
 from forebay_operator.decide import recover
+from forebay_operator.decide.load import Measured, Memory
+from forebay_operator.decide.plan import Plan
+from forebay_operator.decide.pressure import Turns
 from forebay_operator.decide.seen import BackboneSeen, Costs, FunctionSeen, Snapshot
 from forebay_operator.demand import Demand
 from forebay_operator.estate import Estate
@@ -43,8 +47,15 @@ class Epochs:
             self.counter = max(self.counter, epoch.counter)
 
 
+class Measurements(Protocol):
+    """What Prometheus says of functions."""
+
+    def seen(self, key: FunctionKey, now: float) -> Measured | None:
+        """As of ``now`` in unix seconds; None where nobody asks it about this function."""
+
+
 @dataclass(slots=True)
-class Measured:
+class Probed:
     """Compute of each backbone as workers measured it, kept when they are gone."""
 
     samples: dict[tuple[str, str], fleet_pb2.Prepared] = field(default_factory=dict)
@@ -81,8 +92,16 @@ class Observer:
     inspections: Inspections
     estate: Callable[[], Estate] = Estate
     epochs: Epochs = field(default_factory=Epochs)
-    measured: Measured = field(default_factory=Measured)
+    probed: Probed = field(default_factory=Probed)
     rolling: Rolling = field(default_factory=Rolling)
+    measurements: Measurements | None = None
+    _memories: Mapping[FunctionKey, Memory] = field(default_factory=dict)
+    _turns: Turns = field(default_factory=Turns)
+
+    def remember(self, plan: Plan) -> None:
+        """What a pass leaves to the next one, of functions that it knew."""
+        self._memories = {key: scale.memory for key, scale in plan.scales.items()}
+        self._turns = plan.turns
 
     def take(self, term: int, now: float) -> Snapshot:
         attached = list(self.fleet.workers.values())
@@ -91,7 +110,7 @@ class Observer:
         for backbone in recover.condemned(worker.seen for worker in attached):
             self.inspections.condemn(backbone, NOT_A_NUMBER, now)
             self.rolling.forget(backbone)
-        self.measured.learn(attached)
+        self.probed.learn(attached)
         models = {model.backbone: model for model in self.inspections.models()}
         pipelines = reports.pipelines_seen(worker.report for worker in attached)
         bare = Snapshot(
@@ -103,6 +122,7 @@ class Observer:
                 term, pipelines, (worker.report.counter for worker in attached if worker.report.term == term)
             ),
             pools=estate.existing,
+            turns=self._turns,
         )
         seen = self.rolling.laid_over(bare, models)
         models |= {model.backbone: model for model in self.rolling.models()}
@@ -124,6 +144,8 @@ class Observer:
             first_seen=known.first_seen,
             inspecting=self.inspections.under_way(subject),
             trouble=(trouble.reason, trouble.message) if trouble else None,
+            measured=self.measurements.seen(key, now) if self.measurements else None,
+            memory=self._memories.get(key, Memory()),
         )
 
     def _backbones(
@@ -131,9 +153,9 @@ class Observer:
     ) -> dict[str, BackboneSeen]:
         kinds = Counter(worker.report.device.kind for worker in attached)
         kind = max(kinds, key=lambda kind: kinds[kind], default="")
-        self.measured.keep(models)
+        self.probed.keep(models)
         return {
-            backbone: BackboneSeen(model, self.measured.costs(backbone, kind), _last_used(backbone, functions))
+            backbone: BackboneSeen(model, self.probed.costs(backbone, kind), _last_used(backbone, functions))
             for backbone, model in models.items()
         }
 

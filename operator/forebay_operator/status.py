@@ -9,7 +9,7 @@ import structlog
 
 from forebay_api import conditions
 from forebay_api.conditions import Condition, ConditionType, Facts, Reason, State, Status
-from forebay_api.function import FunctionKey
+from forebay_api.function import FunctionKey, ScalingMode
 from forebay_api.model import Epoch
 from forebay_operator.decide.cut import Refusal
 from forebay_operator.decide.plan import Plan
@@ -87,7 +87,7 @@ class Look:
         spec = self.function.function.spec
         if spec.suspend:
             return Reason.SUSPENDED.value, "spec.suspend is true"
-        if spec.replicas == 0:
+        if spec.replicas == 0 and spec.scaling.mode is not ScalingMode.EXTERNAL:
             return PINNED_TO_ZERO, "spec.replicas is 0"
         return None
 
@@ -272,10 +272,16 @@ def _loaded(look: Look) -> Verdict:
 
 
 def _scaling_active(look: Look) -> Verdict:
-    if look.function.function.spec.replicas is not None:
+    function = look.function
+    if function.function.spec.scaling.mode is ScalingMode.EXTERNAL:
+        return Status.TRUE, Reason.EXTERNAL, "another autoscaler writes spec.replicas"
+    if function.function.spec.replicas is not None:
         return Status.TRUE, Reason.PINNED, "spec.replicas is set"
-    if look.function.demand.blind:
+    if function.demand.blind:
         return Status.FALSE, Reason.METRICS_UNAVAILABLE, "a gateway is missing: nothing is scaled down"
+    if function.measured is not None and function.measured.trouble is not None:
+        reason, message = function.measured.trouble
+        return Status.FALSE, reason, f"{message}: gateways' counters are used, nothing is scaled down"
     return Status.TRUE, Reason.SCALING, ""
 
 

@@ -6,8 +6,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from control.actors import checkpoint, until
 from forebay_api.function import FunctionKey
@@ -25,7 +23,6 @@ from forebay_operator.settling import Settling
 from forebay_operator.snapshot import Epochs
 from forebay_operator.term import Term
 from forebay_operator.timeline import ColdStart
-from forebay_operator.window import Window
 from forebay_wire.v1 import demand_pb2, fleet_pb2, model_pb2
 
 E1 = Epoch(1, 1)
@@ -67,32 +64,6 @@ class TestEpochs:
 
     def test_an_equal_term_of_another_life_is_respected(self) -> None:
         assert Epochs().following(5, [], used=[12]) == Epoch(5, 13)
-
-
-class TestWindow:
-    def test_is_the_mean_of_each_second(self) -> None:
-        window = Window(100.0)
-        window.record(100.0, 4.0)
-        window.record(100.5, 0.0)
-        assert window.samples(102.0) == ((101.0, 2.0), (102.0, 0.0))
-
-    def test_keeps_a_minute(self) -> None:
-        window = Window(0.0)
-        window.record(0.0, 1.0)
-        samples = window.samples(1000.0)
-        assert len(samples) <= 60
-        assert all(at > 940 for at, _ in samples)
-
-    @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 100)), max_size=30))
-    def test_stays_between_what_was_recorded(self, changes: list[tuple[float, float]]) -> None:
-        now, window, seen = 50.0, Window(50.0), [0.0]
-        for pause, value in changes:
-            now += pause
-            window.record(now, value)
-            seen.append(value)
-        samples = window.samples(now)
-        assert [at for at, _ in samples] == sorted({at for at, _ in samples})
-        assert all(min(seen) - 1e-6 <= value <= max(seen) + 1e-6 for _, value in samples)
 
 
 class TestSettling:

@@ -5,27 +5,56 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from deciding.values import function, snapshot, worker
-from forebay_api.function import LoadingStrategy, Scaling
-from forebay_operator.decide.load import Load
-from forebay_operator.decide.scale import Scale, Why, desired
+from deciding.loads import NOW, OWN, TEN, asked, load
+from deciding.values import function, model, snapshot, worker
+from forebay_api.function import LoadingStrategy, Scaling, ScalingMetric, ScalingMode
+from forebay_operator.decide import lead
+from forebay_operator.decide.load import Load, Measured, Memory, Source
+from forebay_operator.decide.scale import Limit, Scale, Why, desired
 from forebay_operator.decide.seen import DemandSeen, FunctionSeen
 from forebay_operator.decide.want import wants
 
-NOW = 10_000.0
+TROUBLE = ("PrometheusTimeout", "Prometheus did not answer within 2 s")
 
 
 @pytest.mark.parametrize(
     ("seen", "current", "replicas", "reason"),
     [
         (function(), 0, 0, "no request yet"),
-        (function(demand=DemandSeen(waiting=1)), 0, 1, "1 request at target 16: 1 replica"),
-        (function(demand=DemandSeen(waiting=1, in_flight=2)), 0, 1, "3 requests at target 16: 1 replica"),
-        (function(demand=DemandSeen(in_flight=33)), 1, 3, "33 requests at target 16: 3 replicas"),
-        (function(demand=DemandSeen(in_flight=99)), 1, 4, "99 requests at target 16: 7 replicas; maxReplicas is 4"),
+        (function(demand=DemandSeen(waiting=1)), 0, 1, "1 request waits or runs: 1 replica"),
+        (function(demand=DemandSeen(waiting=1, in_flight=2)), 0, 1, "3 requests wait or run: 1 replica"),
+        (
+            function(demand=DemandSeen(in_flight=33, load=load(33.0))),
+            2,
+            3,
+            "33.0 requests (mean of 60 s, gateways), 11.2 per replica: 3 replicas",
+        ),
+        (
+            asked(25),
+            4,
+            4,
+            "25.0 requests (mean of 60 s, gateways), 10 per replica: "
+            "4 replicas, since 3 would have too little to spare",
+        ),
+        (
+            asked(99, scaling=replace(TEN, max_replicas=8)),
+            9,
+            8,
+            "99.0 requests (mean of 60 s, gateways), 10 per replica: 10 replicas; maxReplicas is 8",
+        ),
+        (
+            asked(0, load(3.0, 50.0), ended=NOW - 1),
+            2,
+            5,
+            "panic: 50.0 requests (mean of 6 s, gateways), 10 per replica: 5 replicas",
+        ),
+        (
+            asked(30, load(0.1, 0.5)),
+            0,
+            3,
+            "panic: 30 requests held while nothing serves, 10 per replica: 3 replicas",
+        ),
         (function(scaling=Scaling(min_replicas=2)), 0, 2, "no request yet; minReplicas is 2"),
         (function(replicas=7, demand=DemandSeen(waiting=1)), 0, 7, "pinned to 7 replicas"),
         (function(replicas=0, demand=DemandSeen(waiting=1)), 1, 0, "pinned to 0 replicas"),
@@ -42,9 +71,32 @@ NOW = 10_000.0
             function(demand=DemandSeen(last_ended=NOW - 90, blind=True)),
             2,
             2,
-            "a gateway is missing: nothing is scaled down",
+            "idle for 30 s; maxScaleDownRate 2 keeps 1 for now; 2 replicas stay, since a gateway is missing",
         ),
-        (function(demand=DemandSeen(waiting=20, blind=True)), 1, 2, "20 requests at target 16: 2 replicas"),
+        (
+            function(demand=DemandSeen(waiting=20, blind=True, load=load(20.0))),
+            1,
+            2,
+            "20.0 requests (mean of 60 s, gateways), 11.2 per replica: 2 replicas",
+        ),
+        (
+            asked(20, measured=Measured(load(70.0))),
+            4,
+            7,
+            "70.0 requests (mean of 60 s, Prometheus), 10 per replica: 7 replicas",
+        ),
+        (
+            asked(20, measured=Measured(load(35.0)), scaling=OWN),
+            4,
+            7,
+            "35.0 by its own query (mean of 60 s, Prometheus), 5 per replica: 7 replicas",
+        ),
+        (
+            asked(3, load(25.0), scaling=replace(TEN, metric=ScalingMetric.TOKENS_PER_SECOND)),
+            2,
+            3,
+            "25.0 tokens/s (mean of 60 s, gateways), 10 per replica: 3 replicas",
+        ),
     ],
 )
 def test_replicas_and_their_reason(seen: FunctionSeen, current: int, replicas: int, reason: str) -> None:
@@ -55,7 +107,7 @@ def test_replicas_and_their_reason(seen: FunctionSeen, current: int, replicas: i
 def test_time_alone_takes_an_idle_function_to_zero() -> None:
     seen = function(demand=DemandSeen(last_ended=NOW))
     scale = desired(seen, NOW + 1, 1)
-    assert scale.desired == 1
+    assert (scale.desired, scale.reason) == (1, Why.KEPT)
     assert scale.wake_at == NOW + 30
     assert desired(seen, NOW + 30, 1).desired == 0
 
@@ -67,42 +119,306 @@ def test_what_an_earlier_operator_left_running_gets_the_grace_period_too() -> No
     assert desired(seen, NOW + 31, 1).desired == 0
 
 
-def test_down_only_by_the_mean_of_the_last_minute() -> None:
-    burst = Load(stable=53.5, panic=1.0, known=30.0, sampled_at=NOW)
-    scale = desired(function(demand=DemandSeen(in_flight=1, load=burst)), NOW, 4)
-    assert scale.desired == 4
-    assert scale.message == "53.5 requests in the last minute's mean at target 16: 4 replicas"
-    assert scale.wake_at == NOW + 1
-    idle = desired(function(demand=DemandSeen(last_ended=NOW - 5, load=burst)), NOW, 4)
-    assert idle.desired == 4
-    assert idle.wake_at == NOW + 1
-    calm = replace(burst, stable=6.0)
-    assert desired(function(demand=DemandSeen(in_flight=1, load=calm)), NOW, 4).desired == 1
+def test_a_decision_names_the_numbers_that_it_was_made_from() -> None:
+    prometheus = Load(stable=20.0, panic=25.0, known=60.0, sampled_at=NOW - 12)
+    scale = desired(asked(30, load(18.0, 31.0), measured=Measured(prometheus)), NOW, 4)
+    found = [(given.name, given.value, given.sampled_at, given.source) for given in scale.inputs]
+    assert found == [
+        ("stable", 20.0, NOW - 12, Source.PROMETHEUS),
+        ("panic", 31.0, NOW, Source.GATEWAYS),
+        ("waiting", 0.0, NOW, Source.GATEWAYS),
+        ("inFlight", 30.0, NOW, Source.GATEWAYS),
+    ]
 
 
-@given(
-    waiting=st.integers(0, 200),
-    in_flight=st.integers(0, 200),
-    low=st.integers(0, 4),
-    more=st.integers(0, 4),
-    ended=st.floats(0, NOW),
-    current=st.integers(0, 8),
-    blind=st.booleans(),
-)
-def test_it_stays_within_its_bounds(
-    waiting: int, in_flight: int, low: int, more: int, ended: float, current: int, blind: bool
-) -> None:
-    scaling = Scaling(min_replicas=low, max_replicas=max(low + more, 1))
-    demand = DemandSeen(waiting=waiting, in_flight=in_flight, last_ended=ended, blind=blind)
-    scale = desired(function(demand=demand, scaling=scaling), NOW, current)
-    assert scaling.min_replicas <= scale.desired <= scaling.max_replicas
-    assert scale.desired > 0 or waiting + in_flight == 0
-    assert scale.wake_at is None or scale.wake_at > NOW
-    assert not blind or scale.desired >= min(current, scaling.max_replicas)
+class TestMeans:
+    def test_down_only_where_there_is_room_to_spare(self) -> None:
+        assert [desired(asked(n), NOW, 4).desired for n in (41, 40, 33, 32, 25, 24, 17, 16)] == [5, 4, 4, 4, 4, 3, 3, 2]
+
+    def test_what_was_decided_last_counts_not_what_serves_yet(self) -> None:
+        seen = asked(28, memory=Memory(last=3, tick_began=NOW, tick_base=3))
+        assert desired(seen, NOW, 1).desired == 3
+        assert desired(replace(seen, memory=Memory()), NOW, 1).reason is Why.PANIC
+
+    def test_the_gateways_may_raise_the_short_mean_and_not_lower_it(self) -> None:
+        high, low = load(10.0, 60.0), load(10.0, 1.0)
+        assert desired(asked(10, high, measured=Measured(load(10.0))), NOW, 2).desired == 6
+        assert desired(asked(10, low, measured=Measured(load(10.0, 60.0))), NOW, 2).desired == 6
+
+    def test_what_gateways_count_says_nothing_about_a_query_of_its_own(self) -> None:
+        scale = desired(asked(90, load(90.0), measured=Measured(load(5.0)), scaling=OWN), NOW, 1)
+        assert (scale.desired, scale.reason) == (1, Why.MEAN)
+        at_zero = desired(asked(90, load(90.0), measured=Measured(load(0.0)), scaling=OWN), NOW, 0)
+        assert (at_zero.desired, at_zero.reason) == (1, Why.REQUESTS)
+
+    def test_tokens_say_nothing_about_requests_that_are_held(self) -> None:
+        scaling = replace(TEN, metric=ScalingMetric.TOKENS_PER_SECOND)
+        assert desired(asked(90, load(0.0), scaling=scaling), NOW, 0).desired == 1
+
+
+class TestPanic:
+    def test_begins_at_the_threshold_of_what_serves(self) -> None:
+        assert desired(asked(20, load(11.0, 19.9)), NOW, 1).reason is Why.MEAN
+        scale = desired(asked(20, load(11.0, 20.0)), NOW, 1)
+        assert (scale.reason, scale.memory.panic_until, scale.memory.panic_peak) == (Why.PANIC, NOW + 60, 2)
+        low = replace(TEN, panic_threshold_percent=110)
+        assert desired(asked(11, load(5.0, 11.0), scaling=low), NOW, 1).desired == 2
+
+    def test_nothing_goes_until_a_window_after_the_last_crossing(self) -> None:
+        peak = desired(asked(50), NOW, 1)
+        calm = asked(10, load(10.0), memory=peak.memory)
+        later = desired(calm, NOW + 59.9, 5)
+        assert (later.desired, later.reason) == (5, Why.PANIC)
+        assert later.message.endswith("10 per replica: 1 replica; 5 stay until 60 s after the peak")
+        again = desired(asked(100, memory=later.memory), NOW + 59.95, 5)
+        assert (again.desired, again.memory.panic_until) == (10, NOW + 119.95)
+        over = desired(replace(calm, memory=again.memory), NOW + 119.95, 10)
+        assert (over.desired, over.reason, over.memory.panic_until) == (5, Why.MEAN, 0.0)
+        assert over.memory.panic_peak == 0
+
+    def test_a_function_that_is_idle_leaves_it(self) -> None:
+        peak = desired(asked(20), NOW, 1)
+        idle = asked(0, load(5.0, 0.0), ended=NOW + 1, memory=peak.memory)
+        assert desired(idle, NOW + 2, 2).reason is Why.PANIC
+        assert desired(idle, NOW + 31, 2).memory.panic_until == 0.0
+
+    def test_a_clock_that_was_set_back_prolongs_it_by_a_window_at_most(self) -> None:
+        memory = Memory(last=3, panic_until=NOW + 5000, panic_peak=3, tick_began=NOW + 4000, tick_base=9)
+        scale = desired(asked(10, memory=memory), NOW, 3)
+        assert (scale.memory.panic_until, scale.memory.tick_began, scale.memory.tick_base) == (NOW + 60, NOW, 3)
+
+
+class TestRates:
+    def test_up_and_down_within_a_tick(self) -> None:
+        up = replace(TEN, max_scale_up_rate=1.5)
+        scale = desired(asked(90, scaling=up), NOW, 4)
+        assert (scale.desired, scale.limit, scale.wake_at) == (6, Limit.UP_RATE, NOW + 2)
+        assert scale.message.endswith("; maxScaleUpRate 1.5 allows 6 now")
+        same_tick = desired(asked(90, scaling=up, memory=scale.memory), NOW + 1.9, 6)
+        assert same_tick.desired == 6
+        assert desired(asked(90, scaling=up, memory=same_tick.memory), NOW + 2, 6).desired == 9
+
+    def test_down(self) -> None:
+        scale = desired(asked(1), NOW, 8)
+        assert (scale.desired, scale.limit, scale.reason) == (4, Limit.DOWN_RATE, Why.MEAN)
+        assert scale.message.endswith("; maxScaleDownRate 2 keeps 4 for now")
+        same_tick = desired(asked(1, memory=scale.memory), NOW + 1, 4)
+        assert same_tick.desired == 4
+        assert desired(asked(1, memory=same_tick.memory), NOW + 2, 4).desired == 2
+
+    def test_idle_to_zero_too(self) -> None:
+        idle = asked(0, load(0.0), ended=NOW - 30)
+        counts, memory = [], Memory()
+        for second in range(8):
+            scale = desired(replace(idle, memory=memory), NOW + second, counts[-1] if counts else 8)
+            counts.append(scale.desired)
+            memory = scale.memory
+        assert counts == [4, 4, 2, 2, 1, 1, 0, 0]
+
+    def test_what_was_granted_and_still_loads_is_not_taken_back(self) -> None:
+        slow = replace(TEN, max_scale_up_rate=1.01)
+        seen = asked(30, scaling=slow, memory=Memory(last=3))
+        assert desired(seen, NOW, 1).desired == 3
+
+
+class TestDelay:
+    DELAY = replace(TEN, scale_down_delay_seconds=30, max_scale_down_rate=1000.0)
+
+    def course(self, requests: dict[float, int]) -> list[tuple[int, Limit]]:
+        memory, found, current = Memory(), [], 5
+        for at, count in requests.items():
+            scale = desired(asked(count, scaling=self.DELAY, memory=memory), NOW + at, current)
+            memory, current = scale.memory, scale.desired
+            found.append((scale.desired, scale.limit))
+        return found
+
+    def test_the_most_that_was_wanted_within_it(self) -> None:
+        kept = Limit.DELAY
+        assert self.course({0: 50, 10: 30, 20: 9, 35: 9, 39.9: 9, 40: 9, 49.9: 9, 50.1: 9, 60: 9}) == [
+            (5, Limit.NONE), (5, kept), (5, kept), (5, kept), (5, kept), (4, kept), (4, kept), (2, Limit.NONE),
+            (2, Limit.NONE),
+        ]  # fmt: skip
+
+    def test_it_begins_when_fewer_are_enough_also_after_a_long_silence(self) -> None:
+        assert self.course({0: 50, 500: 9, 529: 9, 530: 9}) == [
+            (5, Limit.NONE), (5, Limit.DELAY), (5, Limit.DELAY), (2, Limit.NONE)
+        ]  # fmt: skip
+
+    def test_it_wakes_when_it_is_over(self) -> None:
+        first = desired(asked(50, scaling=self.DELAY), NOW, 5)
+        scale = desired(asked(8, scaling=self.DELAY, memory=first.memory), NOW + 1, 5)
+        assert scale.wake_at == NOW + 31
+        assert scale.message.endswith("; scaleDownDelaySeconds 30 keeps 5")
+
+
+class TestBlind:
+    @pytest.mark.parametrize("current", [1, 3, 8])
+    @pytest.mark.parametrize(
+        "blind",
+        [
+            asked(0, load(0.0), ended=NOW - 90, blind=True),
+            asked(1, load(0.1), blind=True),
+            asked(0, load(0.0), ended=NOW - 90, measured=Measured(None, TROUBLE)),
+            asked(1, load(0.1), measured=Measured(load(0.0), TROUBLE)),
+            asked(0, load(0.0), ended=NOW - 90, measured=Measured(None)),
+            asked(1, load(0.1, known=59.0)),
+            asked(1, load(0.1), measured=Measured(load(0.1, known=30.0))),
+            asked(0, load(0.0), ended=NOW - 90, measured=Measured(None, TROUBLE), scaling=OWN),
+        ],
+    )
+    def test_nothing_goes(self, blind: FunctionSeen, current: int) -> None:
+        scale = desired(blind, NOW, current)
+        assert scale.desired == current
+        assert current == 1 or scale.limit is Limit.BLIND
+        # neither of those that serve nor of those that were decided on
+        memory = Memory(last=5, tick_began=NOW, tick_base=5)
+        assert desired(replace(blind, memory=memory), NOW, current).desired == max(current, 5)
+
+    def test_it_says_why(self) -> None:
+        scale = desired(asked(1, measured=Measured(None, TROUBLE)), NOW, 2)
+        assert scale.message.endswith("; 2 replicas stay, since Prometheus did not answer within 2 s")
+        young = desired(asked(1, load(1.0, known=12.4)), NOW, 2)
+        assert young.message.endswith("; 2 replicas stay, since only 12 s of the last 60 s are known")
+
+    def test_the_gateways_take_over_upwards(self) -> None:
+        scale = desired(asked(70, measured=Measured(load(5.0), TROUBLE)), NOW, 4)
+        assert (scale.desired, scale.inputs[0].source) == (7, Source.GATEWAYS)
+        own = desired(asked(70, measured=Measured(None, TROUBLE), scaling=OWN), NOW, 4)
+        assert own.desired == 7
+
+    def test_it_recovers_quietly(self) -> None:
+        blind = desired(asked(25, measured=Measured(None, TROUBLE)), NOW, 3)
+        seeing = desired(asked(25, measured=Measured(load(25.0)), memory=blind.memory), NOW + 1, 3)
+        assert (blind.desired, seeing.desired, seeing.limit) == (3, 3, Limit.NONE)
+        fewer = desired(asked(3, measured=Measured(load(3.0)), memory=seeing.memory), NOW + 3, 3)
+        assert fewer.desired == 1
+
+    def test_a_young_function_that_is_idle_is_not_kept_for_it(self) -> None:
+        assert desired(asked(0, load(0.0, known=5.0), ended=NOW - 30), NOW, 1).desired == 0
+
+    def test_the_bounds_hold(self) -> None:
+        assert desired(asked(1, blind=True, scaling=replace(TEN, max_replicas=2)), NOW, 8).desired == 2
+
+
+class TestTrend:
+    RISING = asked(18, load(10.0, 18.0))
+
+    def test_who_loads_longer_is_told_earlier(self) -> None:
+        assert [desired(self.RISING, NOW, 2, seconds).desired for seconds in (0.0, 2.0, 40.0)] == [2, 2, 3]
+        scale = desired(self.RISING, NOW, 2, 40.0)
+        assert scale.reason is Why.TREND
+        assert scale.message == "rising: 29.9 requests expected in 40 s (gateways), 10 per replica: 3 replicas"
+
+    def test_at_most_twice_the_short_mean(self) -> None:
+        assert desired(self.RISING, NOW, 2, 10_000.0).desired == 4
+
+    def test_a_quarter_more_is_noise(self) -> None:
+        assert desired(asked(18, load(14.5, 18.0)), NOW, 2, 40.0).reason is Why.MEAN
+
+    def test_what_falls_leads_nowhere(self) -> None:
+        assert desired(asked(18, load(18.0, 10.0)), NOW, 2, 40.0).desired == 2
+
+    def test_too_short_a_past_has_none(self) -> None:
+        assert desired(asked(18, load(10.0, 18.0, known=6.0)), NOW, 2, 40.0).reason is Why.MEAN
+
+    def test_each_source_by_itself(self) -> None:
+        """The lag between the two is no trend."""
+        flat = asked(18, load(18.0), measured=Measured(load(10.0)))
+        assert desired(flat, NOW, 2, 40.0).reason is Why.MEAN
+        assert desired(replace(self.RISING, measured=Measured(load(10.0))), NOW, 2, 40.0).reason is Why.TREND
+
+
+class TestExternal:
+    @staticmethod
+    def external(replicas: int, demand: DemandSeen) -> FunctionSeen:
+        return function(replicas=replicas, demand=demand, scaling=Scaling(mode=ScalingMode.EXTERNAL, max_replicas=2))
+
+    @pytest.mark.parametrize(
+        ("replicas", "demand", "current", "expected"),
+        [
+            (3, DemandSeen(in_flight=1), 1, (3, "spec.replicas asks for 3 replicas")),
+            (1, DemandSeen(in_flight=99), 1, (1, "spec.replicas asks for 1 replica")),
+            (0, DemandSeen(), 1, (0, "spec.replicas asks for 0 replicas")),
+            (
+                0,
+                DemandSeen(waiting=1),
+                0,
+                (1, "spec.replicas asks for 0 replicas; 1 replica for a request"),
+            ),
+            (
+                0,
+                DemandSeen(last_ended=NOW - 29),
+                1,
+                (1, "spec.replicas asks for 0 replicas; 1 replica for 30 s after the last request"),
+            ),
+            (0, DemandSeen(last_ended=NOW - 30), 1, (0, "spec.replicas asks for 0 replicas")),
+            (
+                0,
+                DemandSeen(blind=True),
+                2,
+                (1, "spec.replicas asks for 0 replicas; 1 replica stays, since a gateway is missing"),
+            ),
+            (0, DemandSeen(blind=True), 0, (0, "spec.replicas asks for 0 replicas")),
+        ],
+    )
+    def test_the_other_one_decides_but_on_the_first_replica(
+        self, replicas: int, demand: DemandSeen, current: int, expected: tuple[int, str]
+    ) -> None:
+        scale = desired(self.external(replicas, demand), NOW, current)
+        assert (scale.desired, scale.message) == expected
+        assert scale.reason is Why.EXTERNAL
+        assert scale.desired <= scale.ceiling
+
+    def test_it_wakes_when_the_grace_period_is_over(self) -> None:
+        assert desired(self.external(0, DemandSeen(last_ended=NOW - 10)), NOW, 1).wake_at == NOW + 20
+
+
+class TestLooking:
+    """Time alone changes means and what may be concluded from them."""
+
+    def test_every_two_seconds_while_they_move(self) -> None:
+        assert desired(asked(5, load(4.0, 5.0)), NOW + 0.5, 1).wake_at == NOW + 2
+        assert desired(asked(5), NOW + 0.5, 1).wake_at is None
+        assert desired(asked(5, measured=Measured(load(5.0))), NOW + 2, 1).wake_at == NOW + 4
+
+    def test_tokens_never_stand_still_before_they_are_none(self) -> None:
+        scaling = replace(TEN, metric=ScalingMetric.TOKENS_PER_SECOND)
+        assert desired(asked(5, load(5.0), scaling=scaling), NOW, 1).wake_at == NOW + 2
+        assert desired(asked(5, load(0.0), scaling=scaling), NOW, 1).wake_at is None
+
+    def test_not_for_what_is_at_zero(self) -> None:
+        assert desired(asked(0, load(0.0), measured=Measured(load(0.0)), ended=1.0), NOW, 0).wake_at is None
+
+
+class TestLead:
+    def test_is_what_the_fastest_fresh_worker_takes(self) -> None:
+        workers = [worker("w0", rate=46.0), worker("w1", rate=92.0), worker("w2", rate=920.0, ready=False)]
+        seen = snapshot([function(demand=DemandSeen(waiting=1)), function("idle")], workers)
+        assert lead.of(seen.functions[0], lead.leads(seen)) == 5.0
+
+    def test_is_less_where_a_part_is_held(self) -> None:
+        workers = [
+            worker("w0", rate=100.0),
+            worker("w1", rate=50.0, resident=range(5)),
+            worker("w2", resident=range(6)),
+        ]
+        seen = snapshot([function(demand=DemandSeen(in_flight=1))], workers)
+        assert lead.of(seen.functions[0], lead.leads(seen)) == 1.0
+
+    def test_a_bucket_may_be_the_slower_one(self) -> None:
+        seen = snapshot([function(demand=DemandSeen(waiting=1))], [worker("w0", bucket="b", bucket_rate=46.0)])
+        assert lead.of(seen.functions[0], lead.leads(seen)) == 10.0
+
+    @pytest.mark.parametrize("rate", [0.0, 100.0])
+    def test_is_nothing_where_nothing_is_known(self, rate: float) -> None:
+        elsewhere = replace(worker("w0", rate=rate), pool="other" if rate else "")
+        unknown = function("g", backbone="", demand=DemandSeen(waiting=1))
+        seen = snapshot([function(demand=DemandSeen(waiting=1)), unknown], [elsewhere])
+        assert [lead.of(one, lead.leads(seen)) for one in seen.functions] == [0.0, 0.0]
 
 
 def test_functions_of_one_backbone_are_wanted_together() -> None:
-    half = DemandSeen(in_flight=24, prompt_bytes=400)
+    half = DemandSeen(in_flight=16, prompt_bytes=400, load=load(16.8))
     functions = [
         function("f", demand=half, max_model_len=32),
         function("g", demand=half, max_stages=2, max_model_len=48),
@@ -118,6 +434,13 @@ def test_functions_of_one_backbone_are_wanted_together() -> None:
     assert want.max_model_len == 48
     assert want.prompt_tokens == 124
     assert want.pressing
+
+
+def test_a_rate_limit_counts_also_where_a_backbone_is_shared() -> None:
+    seen = function(demand=DemandSeen(in_flight=90, load=load(90.0)), scaling=replace(TEN, max_scale_up_rate=2.0))
+    scale = desired(seen, NOW, 1)
+    (want,) = wants(snapshot([seen], [worker("w0")]), {seen.function.key: scale})
+    assert (scale.desired, want.desired) == (2, 2)
 
 
 def test_a_full_load_is_one_stage_and_an_unset_length_is_the_models() -> None:
@@ -143,8 +466,6 @@ def test_who_waits_longest_comes_first() -> None:
         function("g", backbone="b", demand=DemandSeen(waiting=1, oldest_waiting=10.0)),
         function("h", backbone="c", scaling=Scaling(min_replicas=1)),
     ]
-    from deciding.values import model
-
     seen = snapshot(functions, (), [model("a"), model("b"), model("c")])
     scales = {f.function.key: desired(f, NOW) for f in functions}
     assert [want.backbone for want in wants(seen, scales)] == ["b", "a", "c"]

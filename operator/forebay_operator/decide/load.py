@@ -39,10 +39,12 @@ class Measured:
 class Memory:
     """What a decision leaves to the next one of the same function. Times in unix seconds.
 
-    ``panic_until``: 0 outside of panic; ``panic_peak``: the most replicas wanted since it began. ``tick_began`` and
-    ``tick_base``: when the tick of the rate limits began, and the replicas then. ``peaks``: what was wanted within the
-    scale-down delay, as (time, replicas) with descending replicas."""
+    ``last``: the replicas that it came to; None where there was none. ``panic_until``: 0 outside of panic;
+    ``panic_peak``: the most replicas since it began. ``tick_began`` and ``tick_base``: when the tick of the rate limits
+    began, and the replicas then. ``peaks``: what was wanted within the scale-down delay, as (time, replicas) with
+    descending replicas."""
 
+    last: int | None = None
     panic_until: float = 0.0
     panic_peak: int = 0
     tick_began: float = 0.0

@@ -1,135 +1,221 @@
 """How many replicas a function should have now, and why, in words for people.
 
-Up at once, by the requests that wait or run; down only as the mean of the last minute falls; to zero (or the minimum)
-when nothing has run for the grace period.
+Zero to one at once, by what gateways hold. From there on
+
+    up      as soon as a mean says so: the long one, the short one (a panic), or where they lead to (a trend)
+    down    when the long mean fits into fewer replicas with room to spare, not in a panic
+    to 0    when nothing has run for the grace period
+
+and then what limits it, see `limits`. The one that decides remembers nothing: what it knows of before it is handed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from math import ceil
+from math import ceil, floor, isclose
 
-from forebay_operator.decide.load import Memory, Source
+from forebay_api.function import Scaling, ScalingMetric, ScalingMode
+from forebay_operator.decide import limits
+from forebay_operator.decide.decision import Input, Limit, Scale, Why, replicas
+from forebay_operator.decide.gauge import DIGITS, Gauge, Means, gauge, panic_seconds
+from forebay_operator.decide.load import Source
 from forebay_operator.decide.seen import FunctionSeen
 
-# How often to look again while the mean of the window is what keeps replicas up.
-SETTLE_SECONDS = 1.0
+__all__ = ["Input", "Limit", "Scale", "Why", "desired"]
 
+ROOM = 0.8
+"""Share of fewer replicas that the load must fit into before any goes: noise of a fifth makes none come and go."""
 
-class Why(StrEnum):
-    """What a decision follows from, in one word."""
-
-    FAILED = "Failed"
-    SUSPENDED = "Suspended"
-    PINNED = "Pinned"
-    EXTERNAL = "External"
-    NO_REQUEST_YET = "NoRequestYet"
-    IDLE = "Idle"
-    KEPT = "Kept"
-    REQUESTS = "Requests"
-    MEAN = "Mean"
-    PANIC = "Panic"
-    TREND = "Trend"
-
-
-class Limit(StrEnum):
-    """What kept a decision from going where its reason leads."""
-
-    NONE = ""
-    MIN = "minReplicas"
-    MAX = "maxReplicas"
-    UP_RATE = "maxScaleUpRate"
-    DOWN_RATE = "maxScaleDownRate"
-    DELAY = "scaleDownDelaySeconds"
-    BLIND = "blind"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A number that a decision was made from. ``sampled_at``: unix seconds."""
-
-    name: str
-    value: float
-    sampled_at: float
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """``message`` is a sentence for people. ``wake_at``: unix seconds when time alone may change the answer. ``load``:
-    replicas' worth of requests, not rounded. ``memory``: for the next decision.
-
-    ``floor``: replicas that are wanted though nobody asks; ``ceiling``: the most there may be."""
-
-    desired: int
-    reason: Why
-    message: str
-    limit: Limit = Limit.NONE
-    inputs: tuple[Input, ...] = ()
-    wake_at: float | None = None
-    load: float = 0.0
-    floor: int = 0
-    ceiling: int = 0
-    memory: Memory = Memory()
+LOOK_SECONDS = 2.0
+"""How often to look again while means move, at the same moments for all functions."""
 
 
 def desired(function: FunctionSeen, now: float, current: int = 0, lead: float = 0.0) -> Scale:
     """``current``: replicas that serve now. ``lead``: seconds until one more would answer. A function that was never
     used but serves was adopted: its grace period counts from when it was first seen."""
-    spec, demand = function.function.spec, function.demand
+    spec = function.function.spec
     if function.failure is not None and not function.previous:
         return Scale(0, Why.FAILED, f"failed: {function.failure[0]}")
     if spec.suspend:
         return Scale(0, Why.SUSPENDED, "suspended")
+    if spec.scaling.mode is ScalingMode.EXTERNAL:
+        return _external(function, now, current)
     if spec.replicas is not None:
         pinned = spec.replicas
-        return Scale(pinned, Why.PINNED, f"pinned to {_replicas(pinned)}", floor=pinned, ceiling=pinned)
-    scale = _busy(function) if demand.waiting + demand.in_flight else _idle(function, now, current)
-    if demand.blind and scale.desired < current:
-        message = "a gateway is missing: nothing is scaled down"
-        scale = replace(scale, desired=current, message=message, limit=Limit.BLIND, wake_at=None)
-    return _clamped(scale, function)
+        return Scale(pinned, Why.PINNED, f"pinned to {replicas(pinned)}", floor=pinned, ceiling=pinned)
+    return _automatic(_Case(function, gauge(function), now, current, lead))
 
 
-def _busy(function: FunctionSeen) -> Scale:
-    target, demand = function.function.spec.scaling.target, function.demand
-    requests = demand.waiting + demand.in_flight
-    mean = demand.load.stable
-    load = max(float(requests), mean) / target
-    wanted = max(ceil(load), 1)
-    if wanted > max(ceil(requests / target), 1):
-        message = f"{mean:.1f} requests in the last minute's mean at target {target:g}: {_replicas(wanted)}"
-        return Scale(wanted, Why.MEAN, message, wake_at=demand.load.sampled_at + SETTLE_SECONDS, load=load)
-    plural = "request" if requests == 1 else "requests"
-    return Scale(wanted, Why.REQUESTS, f"{requests} {plural} at target {target:g}: {_replicas(wanted)}", load=load)
-
-
-def _idle(function: FunctionSeen, now: float, current: int) -> Scale:
-    scaling, demand = function.function.spec.scaling, function.demand
-    since = demand.last_ended or (function.first_seen if current else None)
-    grace = scaling.scale_to_zero_grace_period_seconds
-    if since is None:
-        return Scale(0, Why.NO_REQUEST_YET, "no request yet")
-    if now >= since + grace:
-        return Scale(0, Why.IDLE, f"idle for {grace} s")
-    load = demand.load.stable / scaling.target
-    wanted = max(ceil(load), 1)
-    wake_at = since + grace if wanted == 1 else min(since + grace, now + SETTLE_SECONDS)
-    message = f"idle, kept for {grace} s after the last request: {_replicas(wanted)}"
-    return Scale(wanted, Why.KEPT, message, wake_at=wake_at, load=load)
-
-
-def _clamped(scale: Scale, function: FunctionSeen) -> Scale:
-    scaling = function.function.spec.scaling
-    low, high = scaling.min_replicas, scaling.max_replicas
-    scale = replace(scale, floor=low, ceiling=high)
-    if scale.desired < low:
-        return replace(scale, desired=low, limit=Limit.MIN, message=f"{scale.message}; minReplicas is {low}")
-    if scale.desired > high:
-        return replace(scale, desired=high, limit=Limit.MAX, message=f"{scale.message}; maxReplicas is {high}")
+def _external(function: FunctionSeen, now: float, current: int) -> Scale:
+    """What the other autoscaler wants. At 0, ours is the one that a request brings, until its grace period is over."""
+    asked, demand = function.function.spec.replicas or 0, function.demand
+    ceiling = max(asked, 1)
+    scale = Scale(asked, Why.EXTERNAL, f"spec.replicas asks for {replicas(asked)}", floor=asked, ceiling=ceiling)
+    grace = function.function.spec.scaling.scale_to_zero_grace_period_seconds
+    until = demand.last_ended + grace
+    if asked:
+        return scale
+    if demand.waiting + demand.in_flight:
+        return replace(scale, desired=1, message=f"{scale.message}; 1 replica for a request", load=1.0)
+    if demand.blind and current:
+        return replace(scale, desired=1, message=f"{scale.message}; 1 replica stays, since a gateway is missing")
+    if demand.last_ended and now < until:
+        message = f"{scale.message}; 1 replica for {grace} s after the last request"
+        return replace(scale, desired=1, message=message, wake_at=until)
     return scale
 
 
-def _replicas(count: int) -> str:
-    return f"{count} replica" if count == 1 else f"{count} replicas"
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """All that one decision is made from."""
+
+    function: FunctionSeen
+    found: Gauge
+    now: float
+    current: int
+    lead: float
+
+    @property
+    def scaling(self) -> Scaling:
+        return self.function.function.spec.scaling
+
+    @property
+    def requests(self) -> int:
+        return self.function.demand.waiting + self.function.demand.in_flight
+
+    @property
+    def before(self) -> int:
+        """Replicas that were decided on last; those that serve, where nothing was."""
+        last = self.function.memory.last
+        return self.current if last is None else last
+
+    @property
+    def burst(self) -> float:
+        """Replicas' worth of the panic window. While nothing serves, what is held cannot go away by itself."""
+        return max(self.found.panic.panic, 0.0 if self.current else self.found.held)
+
+    @property
+    def idle_since(self) -> float | None:
+        demand = self.function.demand
+        if self.requests:
+            return None
+        return demand.last_ended or (self.function.first_seen if self.current else None)
+
+
+def _automatic(case: _Case) -> Scale:
+    scaling, now = case.scaling, case.now
+    scale = _at_rest(case) or _panicking(case, _by_means(case))
+    memory = limits.ticked(case.function.memory, now, case.current)
+    memory = replace(memory, panic_until=scale.memory.panic_until, panic_peak=scale.memory.panic_peak)
+    scale = replace(scale, memory=memory)
+    to_zero = scale.desired == 0
+    scale = limits.delayed(limits.rated(scale, scaling), scaling, now)
+    unknown = case.found.blind or ("" if to_zero else case.found.filling)
+    scale = limits.seeing(scale, max(case.before, case.current), unknown)
+    scale = limits.bounded(scale, scaling)
+    peak = max(memory.panic_peak, scale.desired) if memory.panic_until else 0
+    return replace(
+        scale,
+        load=min(scale.load, float(scale.desired)),
+        inputs=_inputs(case),
+        memory=replace(scale.memory, last=scale.desired, panic_peak=peak),
+        wake_at=_wake_at(case, scale),
+    )
+
+
+def _at_rest(case: _Case) -> Scale | None:
+    """Zero, when nobody asks and nobody has for the grace period."""
+    if case.requests:
+        return None
+    since, grace = case.idle_since, case.scaling.scale_to_zero_grace_period_seconds
+    if since is None:
+        return Scale(0, Why.NO_REQUEST_YET, "no request yet")
+    return Scale(0, Why.IDLE, f"idle for {grace} s") if case.now >= since + grace else None
+
+
+def _by_means(case: _Case) -> Scale:
+    """By the long mean and where it leads to; one replica at least."""
+    means, before = case.found.stable, case.before
+    enough = ceil(means.stable)
+    spare = ceil(round(means.stable / ROOM, DIGITS))
+    count = enough if means.stable > before else min(spare, before)
+    rising = max(case.found.rising, key=lambda found: found.in_time(case.scaling, case.lead))
+    worth = rising.in_time(case.scaling, case.lead)
+    if worth > max(count, 1):
+        expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected in {case.lead:.0f} s"
+        return Scale(ceil(worth), Why.TREND, f"{expected} ({rising.source}), {_per(rising, ceil(worth))}", load=worth)
+    if count:
+        seconds = case.scaling.window_seconds
+        said = f"{_amount(means, means.load.stable)} (mean of {seconds} s, {means.source}), {_per(means, count)}"
+        room = f", since {count - 1} would have too little to spare" if count > enough else ""
+        return Scale(count, Why.MEAN, said + room, load=means.stable)
+    if case.requests:
+        plural = "request waits or runs" if case.requests == 1 else "requests wait or run"
+        return Scale(1, Why.REQUESTS, f"{case.requests} {plural}: 1 replica", load=means.stable)
+    grace = case.scaling.scale_to_zero_grace_period_seconds
+    return Scale(1, Why.KEPT, f"idle, kept for {grace} s after the last request: 1 replica")
+
+
+def _panicking(case: _Case, calm: Scale) -> Scale:
+    """What the short mean makes of it: from when it reaches the threshold until one window after it last did, replicas
+    are added as it says, and none goes."""
+    scaling, memory, burst = case.scaling, case.function.memory, case.burst
+    until = memory.panic_until if case.now < memory.panic_until else 0.0
+    if burst * 100 >= scaling.panic_threshold_percent * max(case.current, 1):
+        until = case.now + scaling.window_seconds
+    if not until:
+        return calm
+    until = min(until, case.now + scaling.window_seconds)
+    stays = max(case.before, memory.panic_peak)
+    count = max(ceil(burst), calm.desired, stays)
+    memory = replace(memory, panic_until=until, panic_peak=stays)
+    load = max(burst, calm.load)
+    return Scale(count, Why.PANIC, _panic_message(case, count), load=load, memory=memory)
+
+
+def _panic_message(case: _Case, count: int) -> str:
+    means = case.found.panic
+    if case.burst > means.panic:
+        said = f"{case.requests} requests held while nothing serves, {_per(means, ceil(case.burst))}"
+    else:
+        seconds = f"mean of {panic_seconds(case.scaling):g} s, {means.source}"
+        said = f"{_amount(means, means.load.panic)} ({seconds}), {_per(means, ceil(case.burst))}"
+    stays = f"; {count} stay until {case.scaling.window_seconds} s after the peak" if count > ceil(case.burst) else ""
+    return f"panic: {said}{stays}"
+
+
+def _amount(means: Means, value: float) -> str:
+    return f"{value:.1f} {means.unit}"
+
+
+def _per(means: Means, count: int) -> str:
+    return f"{means.per_replica:g} per replica: {replicas(count)}"
+
+
+def _inputs(case: _Case) -> tuple[Input, ...]:
+    demand, long, short = case.function.demand, case.found.stable, case.found.panic
+    at = demand.load.sampled_at
+    return (
+        Input("stable", long.load.stable, long.load.sampled_at, long.source),
+        Input("panic", short.load.panic, short.load.sampled_at, short.source),
+        Input("waiting", float(demand.waiting), at, Source.GATEWAYS),
+        Input("inFlight", float(demand.in_flight), at, Source.GATEWAYS),
+    )
+
+
+def _wake_at(case: _Case, scale: Scale) -> float | None:
+    times = [limits.wake_at(scale, case.scaling, case.now)]
+    if case.idle_since is not None:
+        times.append(case.idle_since + case.scaling.scale_to_zero_grace_period_seconds)
+    if (scale.desired or case.before) and _moves(case, scale):
+        times.append((floor(case.now / LOOK_SECONDS) + 1) * LOOK_SECONDS)
+    return min((at for at in times if at is not None and at > case.now), default=None)
+
+
+def _moves(case: _Case, scale: Scale) -> bool:
+    """Whether time alone may change the means, or what may be concluded from them."""
+    load, level = case.function.demand.load, float(case.requests)
+    if case.scaling.metric is ScalingMetric.TOKENS_PER_SECOND:
+        level = 0.0
+    still = isclose(load.stable, level, abs_tol=1e-6) and isclose(load.panic, level, abs_tol=1e-6)
+    return case.function.measured is not None or scale.limit is Limit.BLIND or not still

@@ -1,0 +1,116 @@
+"""What is asked of one function in replicas' worth, whoever measured it, and whether low numbers may be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forebay_api.function import Scaling, ScalingMetric
+from forebay_operator.decide.load import Load, Source
+from forebay_operator.decide.seen import FunctionSeen
+
+RISING = 1.25
+"""The short mean above this many times the long one is a trend: noise of a fifth is none."""
+
+FURTHEST = 2.0
+"""What a trend leads to is at most this many times the short mean."""
+
+DIGITS = 9
+"""Of a number of replicas: what comes after them is the arithmetic's, not the load's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """The means that one source gives, and what one replica should have of them. ``unit`` is a word for people."""
+
+    load: Load
+    source: Source
+    per_replica: float
+    unit: str
+
+    @property
+    def stable(self) -> float:
+        return round(self.load.stable / self.per_replica, DIGITS)
+
+    @property
+    def panic(self) -> float:
+        return round(self.load.panic / self.per_replica, DIGITS)
+
+    def in_time(self, scaling: Scaling, lead: float) -> float:
+        """Replicas' worth after ``lead`` seconds, if the load goes on rising as it does; 0 when it does not rise.
+
+        A mean is that of the middle of its window, so the two of them give a slope."""
+        window = min(self.load.known, float(scaling.window_seconds))
+        apart = (window - panic_seconds(scaling)) / 2
+        if lead <= 0 or apart <= 0 or self.panic <= RISING * self.stable:
+            return 0.0
+        slope = (self.panic - self.stable) / apart
+        return round(min(self.panic + slope * lead, FURTHEST * self.panic), DIGITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """``stable`` and ``panic``: the means that count, ``rising``: all whose trend does; ``all_sources``: everything
+    known. ``blind``: why nothing may be concluded from low numbers, empty when it may. ``filling``: why the stable mean
+    is not one yet. ``held``: replicas' worth of what waits and runs at this moment."""
+
+    stable: Means
+    panic: Means
+    rising: tuple[Means, ...]
+    held: float
+    blind: str = ""
+    filling: str = ""
+
+
+def gauge(function: FunctionSeen) -> Gauge:
+    """Prometheus, while it can be believed; what gateways count may raise the short mean, if both count the same."""
+    scaling, demand, measured = function.function.spec.scaling, function.demand, function.measured
+    counted = _counted(scaling, demand.load)
+    own = scaling.prometheus is not None
+    blind = _blind(function)
+    if measured is None or measured.load is None or measured.trouble is not None:
+        own = False
+        stable = panic = counted
+        rising: tuple[Means, ...] = (counted,)
+    else:
+        stable = _asked(scaling, measured.load)
+        rising = (stable,) if own else (stable, counted)
+        panic = max(rising, key=lambda means: means.panic)
+    held = 0.0
+    if not own and scaling.metric is ScalingMetric.CONCURRENCY:
+        held = round((demand.waiting + demand.in_flight) / counted.per_replica, DIGITS)
+    return Gauge(stable, panic, rising, held, blind, "" if blind else _filling(scaling, stable.load))
+
+
+def panic_seconds(scaling: Scaling) -> float:
+    """Length of the panic window."""
+    return scaling.window_seconds * scaling.panic_window_percent / 100
+
+
+def _counted(scaling: Scaling, load: Load) -> Means:
+    unit = "requests" if scaling.metric is ScalingMetric.CONCURRENCY else "tokens/s"
+    return Means(load, Source.GATEWAYS, scaling.target * scaling.target_utilization_percent / 100, unit)
+
+
+def _asked(scaling: Scaling, load: Load) -> Means:
+    if scaling.prometheus is None:
+        counted = _counted(scaling, load)
+        return Means(load, Source.PROMETHEUS, counted.per_replica, counted.unit)
+    per_replica = scaling.prometheus.target * scaling.target_utilization_percent / 100
+    return Means(load, Source.PROMETHEUS, per_replica, "by its own query")
+
+
+def _blind(function: FunctionSeen) -> str:
+    if function.demand.blind:
+        return "a gateway is missing"
+    measured = function.measured
+    if measured is None:
+        return ""
+    if measured.trouble is not None:
+        return measured.trouble[1]
+    return "" if measured.load is not None else "Prometheus has not answered yet"
+
+
+def _filling(scaling: Scaling, load: Load) -> str:
+    if load.known >= scaling.window_seconds:
+        return ""
+    return f"only {load.known:.0f} s of the last {scaling.window_seconds} s are known"

@@ -1,0 +1,85 @@
+"""What keeps a decision from going where its reason leads: rates, the delay, blindness and the bounds.
+
+Each takes a decision and gives it back, changed where it bites. What comes later outweighs what came before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil, floor
+
+from forebay_api.function import Scaling
+from forebay_operator.decide.decision import Limit, Scale, replicas
+from forebay_operator.decide.load import Memory
+
+TICK = 2.0
+"""Seconds within which replicas may grow and shrink by their rates once."""
+
+
+def ticked(memory: Memory, now: float, current: int) -> Memory:
+    """``memory`` in the tick of ``now``, which begins with the ``current`` replicas. No time in it is in the future: a
+    clock may be set back."""
+    peaks = tuple((min(at, now), count) for at, count in memory.peaks)
+    if memory.tick_began <= now < memory.tick_began + TICK:
+        return replace(memory, peaks=peaks)
+    return replace(memory, peaks=peaks, tick_began=now, tick_base=current)
+
+
+def rated(scale: Scale, scaling: Scaling) -> Scale:
+    """Within a tick no further up and down than the rates allow. What was decided already may stay."""
+    base = scale.memory.tick_base
+    most = max(ceil(max(base, 1) * scaling.max_scale_up_rate), scale.memory.last or 0)
+    least = min(floor(base / scaling.max_scale_down_rate), most)
+    if scale.desired > most:
+        return _limited(scale, most, Limit.UP_RATE, f"maxScaleUpRate {scaling.max_scale_up_rate:g} allows {most} now")
+    if scale.desired < least:
+        message = f"maxScaleDownRate {scaling.max_scale_down_rate:g} keeps {least} for now"
+        return _limited(scale, least, Limit.DOWN_RATE, message)
+    return scale
+
+
+def delayed(scale: Scale, scaling: Scaling, now: float) -> Scale:
+    """The most that was wanted within the delay. What was wanted last was wanted until now."""
+    seconds = scaling.scale_down_delay_seconds
+    if not seconds:
+        return replace(scale, memory=replace(scale.memory, peaks=()))
+    before = scale.memory.peaks
+    if before:
+        before = (*before[:-1], (now, before[-1][1]))
+    higher = tuple((at, count) for at, count in before if at > now - seconds and count > scale.desired)
+    scale = replace(scale, memory=replace(scale.memory, peaks=(*higher, (now, scale.desired))))
+    if not higher:
+        return scale
+    return _limited(scale, higher[0][1], Limit.DELAY, f"scaleDownDelaySeconds {seconds} keeps {higher[0][1]}")
+
+
+def seeing(scale: Scale, least: int, why: str) -> Scale:
+    """Not below ``least`` while nothing may be concluded from low numbers; ``why`` is empty while something may."""
+    if not why or scale.desired >= least:
+        return scale
+    return _limited(scale, least, Limit.BLIND, f"{replicas(least)} stay, since {why}")
+
+
+def bounded(scale: Scale, scaling: Scaling) -> Scale:
+    low, high = scaling.min_replicas, scaling.max_replicas
+    scale = replace(scale, floor=low, ceiling=high)
+    if scale.desired < low:
+        return _limited(scale, low, Limit.MIN, f"minReplicas is {low}")
+    if scale.desired > high:
+        return _limited(scale, high, Limit.MAX, f"maxReplicas is {high}")
+    return scale
+
+
+def wake_at(scale: Scale, scaling: Scaling, now: float) -> float | None:
+    """When a limit that bites may let go, and when a panic ends."""
+    memory = scale.memory
+    times: list[float] = [memory.panic_until]
+    if scale.limit in (Limit.UP_RATE, Limit.DOWN_RATE):
+        times.append(memory.tick_began + TICK)
+    if scale.limit is Limit.DELAY:
+        times.append(memory.peaks[0][0] + scaling.scale_down_delay_seconds)
+    return min((at for at in times if at > now), default=None)
+
+
+def _limited(scale: Scale, desired: int, limit: Limit, message: str) -> Scale:
+    return replace(scale, desired=desired, limit=limit, message=f"{scale.message}; {message}")
