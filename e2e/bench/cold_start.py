@@ -149,7 +149,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rates", type=int, nargs="+", default=[50, 200], help="MB/s per link (default 50 200)")
     parser.add_argument("--repeat", type=int, default=3, help="times each case is measured, interleaved (default 3)")
+    beside = "in a cluster of the test bed beside local mode, two workers each; all else is left out"
+    parser.add_argument("--cluster", action="store_true", help=beside)
     given = parser.parse_args()
+    if given.cluster:
+        from in_cluster import compare  # it needs the test bed's parts
+
+        await compare(given.rates, given.repeat, PROMPT)
+        return
     model = real_smollm2()
     size = float(sum(path.stat().st_size for path in model.glob("*.safetensors")))
     measured = list(cases(given.rates))
