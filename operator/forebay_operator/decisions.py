@@ -13,9 +13,9 @@ from prometheus_client import Gauge
 
 from forebay_api.conditions import ConditionType, Status
 from forebay_api.function import FunctionKey
+from forebay_operator.decide.decision import Input, Scale, Why
 from forebay_operator.decide.plan import Plan
 from forebay_operator.decide.pressure import Payment
-from forebay_operator.decide.scale import Input, Scale, Why
 from forebay_operator.decide.seen import FunctionSeen, Snapshot
 from forebay_operator.status import FunctionStatus
 

@@ -14,7 +14,7 @@ from forebay_api.conditions import Condition
 from forebay_api.function import FunctionKey
 from forebay_api.model import Stage, Unit
 from forebay_operator import wire
-from forebay_operator.decide.scale import Input
+from forebay_operator.decide.decision import Input
 from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelineSeen, Snapshot
 from forebay_operator.decisions import Decision
 from forebay_operator.fleet import Attached

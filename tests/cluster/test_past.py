@@ -11,10 +11,11 @@ from cluster.publishing import KEY, NOW, OBJECT, URLS, Rig, outcome, settled
 from control.actors import until
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_operator.cluster import body, past
-from forebay_operator.cluster.publish import SETTLED, Publisher
+from forebay_operator.cluster.publish import QUIET_START, SETTLED, Publisher
 from forebay_operator.cluster.source import Invalid
+from forebay_operator.control import Outcome
+from forebay_operator.decide.decision import Input
 from forebay_operator.decide.load import Source
-from forebay_operator.decide.scale import Input
 from forebay_operator.decisions import Decision
 from forebay_operator.timeline import ColdStarts
 
@@ -178,8 +179,27 @@ async def test_a_new_operator_that_has_not_asked_yet_does_not_say_that_nothing_i
     rig.publisher.take(outcome(more=[sees]), {})
     await until(lambda: rig.status())
     rig.watch()
+    due = first_write(rig, outcome(more=[replace(sees, status=Status.FALSE, reason=reason)]))
+    assert due == pytest.approx(SETTLED)
+
+
+def first_write(rig: Rig, said: Outcome) -> float:
+    """Seconds from the beginning of the next operator's term to its first write, if this is what it says."""
     later = Publisher(rig.api, URLS, lambda: rig.shown, wall=lambda: NOW)
-    later.take(outcome(more=[replace(sees, status=Status.FALSE, reason=reason)]), {})
+    later.take(said, {})
     due = later._objects[KEY].due
     assert due is not None
-    assert due - later._began == pytest.approx(SETTLED)
+    return due - later._began
+
+
+async def test_a_new_operator_that_has_not_measured_yet_does_not_say_that_it_keeps_what_there_is(rig: Rig) -> None:
+    rig.publisher.take(outcome(scaling=DECISION), {})
+    await until(lambda: rig.status())
+    rig.watch()
+    blind = replace(DECISION, limit="blind")
+    assert first_write(rig, outcome(scaling=blind)) == pytest.approx(SETTLED)
+    assert first_write(rig, outcome(scaling=replace(DECISION, desired=4))) == pytest.approx(QUIET_START)
+    rig.publisher.take(outcome(State.SERVING, scaling=blind), {})
+    await until(lambda: rig.status()["scaling"]["limit"] == "blind")
+    rig.watch()
+    assert first_write(rig, outcome(scaling=replace(blind, desired=4))) == pytest.approx(QUIET_START)

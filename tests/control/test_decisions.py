@@ -14,10 +14,10 @@ from control.operators import function
 from deciding.values import snapshot
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_api.function import FunctionKey
+from forebay_operator.decide.decision import Input, Limit, Scale, Why
 from forebay_operator.decide.load import Memory, Source
 from forebay_operator.decide.plan import Plan
 from forebay_operator.decide.pressure import Payment
-from forebay_operator.decide.scale import Input, Limit, Scale, Why
 from forebay_operator.decide.seen import FunctionSeen, Snapshot
 from forebay_operator.decisions import KEPT, Decision, Decisions
 from forebay_operator.status import FunctionStatus

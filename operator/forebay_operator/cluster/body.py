@@ -203,6 +203,8 @@ def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
     come back yet."""
     if stored.get("observedGeneration") != wanted.generation:
         return False
+    if past.blind(wanted.decision) and not past.blindly(stored):
+        return True
     known = {(str(entry.get("type")), str(entry.get("status"))) for entry in _conditions(stored)}
     return any(
         _ignorant(condition) and (condition.type.value, condition.status.value) not in known

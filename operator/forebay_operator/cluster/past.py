@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forebay_api.conditions import ConditionType, Reason, Status
-from forebay_operator.decide.scale import Input
+from forebay_operator.decide.decision import Input, Limit
 from forebay_operator.decisions import Decision
 from forebay_operator.timeline import ColdStarts
 
@@ -46,6 +46,17 @@ def stored_gist(stored: Mapping[str, Any]) -> tuple[object, ...] | None:
     """That of the decision that is stored."""
     found = stored.get("scaling")
     return (found.get("desired"), found.get("reason"), found.get("limit", "")) if found else None
+
+
+def blind(decision: Decision | None) -> bool:
+    """Whether it would be another one if more was known."""
+    return decision is not None and decision.limit == Limit.BLIND
+
+
+def blindly(stored: Mapping[str, Any]) -> bool:
+    """The same of the decision that is stored."""
+    found: bool = (stored.get("scaling") or {}).get("limit") == Limit.BLIND
+    return found
 
 
 def _input(given: Input) -> dict[str, Any]:
