@@ -59,13 +59,15 @@ class FleetAsked:
         trouble = _set_back(self.history, said.at) or samples.fleet_trouble(said, self.connected(), self.bound)
         if trouble:
             return trouble
-        self.history.add(said.at, said, measured_at=self.clock() - (said.at - said.oldest), gap=self.bound)
-        if self.history.lacks(longest):
-            since, step = _stored(self.history, longest, self.every, self.bound)
-            stored = samples.fleet_rounds(await prometheus.query_range(self._query, since, said.at, step))
-            usable = [(then.at, then) for then in stored if not samples.fleet_trouble(then, 0, self.bound)]
-            self.history.fill(since, usable)
-        self.history.forget(said.at - longest - self.bound)
+        try:
+            if self.history.lacks(said.at, longest, self.bound):
+                since, step = _span(said.at, longest, self.every, self.bound)
+                stored = samples.fleet_rounds(await prometheus.query_range(self._query, since, said.at, step))
+                usable = [(then.at, then) for then in stored if not samples.fleet_trouble(then, 0, self.bound)]
+                self.history.fill(since, usable)
+        finally:  # with what was before it, or without if that cannot be had: else it would look like a beginning
+            self.history.add(said.at, said, self.clock() - (said.at - said.oldest))
+            self.history.forget(said.at - longest - self.bound)
         return None
 
     def load(self, function: Function) -> Load:
@@ -109,10 +111,12 @@ class OwnAsked:
             return age
         if trouble := _set_back(self.history, at):
             return trouble
-        self.history.add(at, value, measured_at=self.clock() - age, gap=self.bound)
-        if self.history.lacks(longest):
-            await self._fill(prometheus, at, longest)
-        self.history.forget(at - longest - self.bound)
+        try:
+            if self.history.lacks(at, longest, self.bound):
+                await self._fill(prometheus, at, longest)
+        finally:  # see above
+            self.history.add(at, value, self.clock() - age)
+            self.history.forget(at - longest - self.bound)
         return None
 
     def load(self, function: Function) -> Load:
@@ -130,7 +134,7 @@ class OwnAsked:
         return samples.age_trouble(at, stamped, self.bound) or at - stamped
 
     async def _fill(self, prometheus: Prometheus, at: float, longest: float) -> None:
-        since, step = _stored(self.history, longest, self.every, self.bound)
+        since, step = _span(at, longest, self.every, self.bound)
         values = await prometheus.query_range(self.query, since, at, step)
         plain = samples.is_plain(self.query)
         stamps = await prometheus.query_range(self._stamps, since, at, step) if plain else None
@@ -150,10 +154,10 @@ def _set_back(history: History[T], at: float) -> Trouble | None:
     return Trouble(Reason.CLOCK_SKEW, f"Prometheus' clock was set back by {ahead:.0f} s")
 
 
-def _stored(history: History[T], longest: float, every: float, bound: float) -> tuple[float, float]:
-    """From when on, and in which steps (seconds), to ask what is stored."""
+def _span(at: float, longest: float, every: float, bound: float) -> tuple[float, float]:
+    """From when on, and in which steps (seconds), to ask what was stored before ``at``."""
     span = longest + bound
-    return history.end - span, max(every, min(span / STEPS, bound / 2), span / POINTS)
+    return at - span, max(every, min(span / STEPS, bound / 2), span / POINTS)
 
 
 def _load(history: History[T], value: Callable[[T], float], scaling: Scaling, bound: float) -> Load:

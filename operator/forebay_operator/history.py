@@ -30,9 +30,7 @@ class History(Generic[T]):
         """The time of the latest sample, 0 without any."""
         return self.samples[-1][0] if self.samples else 0.0
 
-    def add(self, at: float, value: T, *, measured_at: float, gap: float) -> None:
-        if self.samples and at - self.end > gap:
-            self.filled_from = None  # it may know what we missed
+    def add(self, at: float, value: T, measured_at: float) -> None:
         if at > self.end:
             self.samples.append((at, value))
         self.measured_at = measured_at
@@ -43,9 +41,11 @@ class History(Generic[T]):
             self.interval = stamped - self.stamped
         self.stamped = stamped
 
-    def lacks(self, seconds: float) -> bool:
-        """Whether Prometheus has to be asked for what was before."""
-        return bool(self.samples) and (self.filled_from is None or self.filled_from > self.end - seconds)
+    def lacks(self, at: float, seconds: float, gap: float) -> bool:
+        """Whether Prometheus has to be asked for what was before ``at``."""
+        if self.filled_from is None or at - self.end > gap:
+            return True
+        return self.filled_from > at - seconds
 
     def fill(self, since: float, found: Iterable[tuple[float, T]]) -> None:
         """``found`` is what was stored from ``since`` on."""
