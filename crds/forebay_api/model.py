@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from itertools import accumulate
 
 
 class UnitKind(StrEnum):
@@ -27,10 +29,12 @@ class Unit:
     parameters: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """What a worker found in a checkpoint. ``backbone`` is the key that units, holdings, pipelines and KV go by;
-    ``revision`` is the commit that was meant and ``digest`` that of its files, empty where the source has none."""
+    ``revision`` is the commit that was meant and ``digest`` that of its files, empty where the source has none.
+
+    Without slots: sums over units are asked for in every pass, and worked out once."""
 
     backbone: str
     uri: str
@@ -46,13 +50,19 @@ class Model:
     revision: str = ""
     digest: str = ""
 
-    @property
+    @cached_property
     def link_bytes(self) -> int:
         return sum(unit.link_bytes for unit in self.units)
 
-    @property
+    @cached_property
     def resident_bytes(self) -> int:
         return sum(unit.resident_bytes for unit in self.units)
+
+    @cached_property
+    def layers_before(self) -> tuple[int, ...]:
+        """How many decoder layers come before each unit, and before the end."""
+        kinds = (unit.kind is UnitKind.LAYER for unit in self.units)
+        return tuple(accumulate(kinds, initial=0))
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -138,6 +138,8 @@ def best_cut(
     sites = [_site(model, worker, kv_tokens, room) for worker in candidates]
     table = _Table(model, costs, prompt_tokens, kv_tokens)
     best: list[tuple[float, tuple[Stage, ...]]] = []
+    if _hopeless(model, sites, max_stages, kv_tokens):
+        return _refusal(model, sites, max_stages, kv_tokens)
     for count in range(1, min(max_stages, len(sites), len(model.units)) + 1):
         found = [table.solve(order) for order in orders(sites, count)]
         fitting = [entry for entry in found if entry is not None]
@@ -298,6 +300,13 @@ class _Table:
                 if (done, latest) < (front.finish[unit], front.landed[unit]):
                     front.finish[unit], front.landed[unit], front.first[unit] = done, latest, begin
         return front
+
+
+def _hopeless(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> bool:
+    """Whether the roomiest sites together have less than all units and their KV take: then no cut is looked for."""
+    held = (sum(model.units[unit].resident_bytes for unit in site.resident) for site in sites)
+    most = sorted((max(site.room, 0) + kept for site, kept in zip(sites, held, strict=True)), reverse=True)
+    return sum(most[:max_stages]) < model.resident_bytes + _kv_bytes(model, kv_tokens)
 
 
 def _refusal(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> Refusal:

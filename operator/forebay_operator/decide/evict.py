@@ -16,7 +16,7 @@ from forebay_operator.decide.ledger import (
     unit_bytes,
     whole,
 )
-from forebay_operator.decide.place import candidates
+from forebay_operator.decide.place import usable
 from forebay_operator.decide.pressure import Kind, Stake, rank
 from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.want import Want
@@ -51,9 +51,12 @@ def for_more(seen: Snapshot, want: Want, able: Sequence[Stake], banned: Set[str]
     for stake in able:
         by_worker.setdefault(stake.worker, []).append(stake)
     found = []
-    for worker in candidates(seen, want.backbone, banned) if by_worker else ():
+    for name, paid in by_worker.items():
+        worker = seen.named[name]
+        if not usable(seen, want.backbone, worker, banned):
+            continue
         short = _whole(seen, want, worker) - room(seen, worker, want.backbone)
-        paying = _enough(seen, worker, by_worker.get(worker.name, ()), short)
+        paying = _enough(seen, worker, paid, short)
         if paying:
             found.append(paying)
     return min(found, key=lambda paying: (rank(paying[-1]), len(paying)), default=[])

@@ -6,22 +6,25 @@ a worker will need once it holds a model alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from forebay_api.model import Model, Stage, UnitKind
-from forebay_operator.decide.seen import HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
+from forebay_api.model import Model, Stage
+from forebay_operator.decide.seen import Book, HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 
 BLOCK_TOKENS = 16
 MIN_KV_TOKENS = 2048
 
 
-def unit_bytes(model: Model, units: Iterable[int]) -> int:
+def unit_bytes(model: Model, units: Collection[int]) -> int:
+    """Of each unit once."""
+    if len(units) == len(model.units):
+        return model.resident_bytes
     return sum(model.units[unit].resident_bytes for unit in units)
 
 
 def layers_of(model: Model, stage: Stage) -> int:
     """How many decoder layers, which alone have KV, are in ``stage``."""
-    return sum(model.units[unit].kind is UnitKind.LAYER for unit in stage.units)
+    return model.layers_before[stage.last + 1] - model.layers_before[stage.first]
 
 
 def stage_kv_bytes(model: Model, stage: Stage, tokens: int) -> int:
@@ -35,6 +38,15 @@ def whole(model: Model, worker: str) -> Stage:
 def held_units(held: HoldingSeen | None) -> frozenset[int]:
     """Resident or ordered."""
     return held.resident.union(held.order) if held else frozenset()
+
+
+def book(seen: Snapshot, worker: WorkerSeen) -> Book:
+    """Worked out once for each worker of a snapshot."""
+    known = seen.books.get(worker.name)
+    if known is None or known[0] is not worker:
+        held = {backbone: holding_bytes(seen, worker, backbone) for backbone in worker.holdings}
+        known = seen.books[worker.name] = worker, Book(held, kv_reserved(seen, worker) + sum(held.values()))
+    return known[1]
 
 
 def kv_reserved(seen: Snapshot, worker: WorkerSeen) -> int:
@@ -84,8 +96,10 @@ def alone(seen: Snapshot, backbone: str, worker: str) -> bool:
 def room(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
     """Bytes that ``worker`` could still give to ``backbone``, for units it lacks and KV. What is resident of it is
     paid; what is only ordered may be ordered anew and is not counted. Below zero when the budget is overdrawn."""
-    others = sum(holding_bytes(seen, worker, other) for other in worker.holdings if other != backbone)
-    held = worker.holdings.get(backbone, HoldingSeen())
+    spoken = book(seen, worker)
+    held = worker.holdings.get(backbone)
+    if held is None:
+        return worker.memory - spoken.total
     known = seen.backbones.get(backbone)
     own = unit_bytes(known.model, held.resident) if known else held.bytes_loaded
-    return worker.memory - kv_reserved(seen, worker) - others - own
+    return worker.memory - spoken.total + spoken.held[backbone] - own

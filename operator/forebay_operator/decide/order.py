@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence, Set
 from forebay_api.model import Stage
 from forebay_operator.decide.kv import min_tokens
 from forebay_operator.decide.ledger import alone, held_units, room, stage_kv_bytes, unit_bytes, whole
-from forebay_operator.decide.place import candidates
+from forebay_operator.decide.place import candidates, complete
 from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Hold
 from forebay_operator.decide.want import Want
@@ -34,10 +34,13 @@ def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: S
     """The orders that workers must be told anew so that the segments of ``pipelines`` (the best first) are loaded, and
     all units by those ``filling``. A worker whose order does as much already is left alone, as is one that failed."""
     found = []
-    for worker in seen.workers:
+    segments: dict[str, list[Stage]] = {name: [] for name in filling}
+    for stage in (stage for stages in pipelines for stage in stages):
+        segments.setdefault(stage.worker, []).append(stage)
+    for worker in seen.workers if segments else ():
         held = worker.holdings.get(backbone, HoldingSeen())
-        own = [stage for stages in pipelines for stage in stages if stage.worker == worker.name]
-        if worker.ready and not held.error and not held.leaving and (own or worker.name in filling):
+        own = segments.get(worker.name, [])
+        if worker.name in segments and worker.ready and not held.error and not held.leaving:
             hold = _hold(worker.name, backbone, pipelines, own, worker.name in filling)
             if _differs(hold, held):
                 found.append(hold)
@@ -65,11 +68,11 @@ def fillers(
 
     ``planned``: the pipeline about to be formed. Others join in when more replicas are desired than these can become,
     but only when a pipeline has all it needs, so that they take nothing from its links."""
-    able = candidates(seen, want.backbone, banned)
-    size = len(seen.backbones[want.backbone].model.units)
-    full = [worker.name for worker in able if len(_held(worker, want.backbone).resident) == size]
+    full = complete(seen, want.backbone, banned)
     if len(full) >= want.desired or not pipelines:
         return frozenset()
+    able = candidates(seen, want.backbone, banned)
+    size = len(seen.backbones[want.backbone].model.units)
     fitting = [worker for worker in able if worker.name not in full and _fits(seen, want, worker, planned)]
     told = {worker.name for worker in able if len(held_units(worker.holdings.get(want.backbone))) == size}
     places = {stage.worker: -place for stages in reversed(pipelines) for place, stage in enumerate(stages)}

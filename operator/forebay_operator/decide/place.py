@@ -9,22 +9,36 @@ from forebay_operator.decide.cut import Refusal
 from forebay_operator.decide.ledger import room, unit_bytes
 from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
 
+NOTHING = HoldingSeen()
+
 
 def candidates(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> tuple[WorkerSeen, ...]:
     """Ready workers that may load ``backbone``: first those that hold most of it, then with most room, then busy with
     the fewest other backbones, then by name. Not those that just drop it, nor those where loading it failed."""
     model = seen.backbones[backbone].model
 
-    def usable(worker: WorkerSeen) -> bool:
-        held = worker.holdings.get(backbone, HoldingSeen())
-        failed = bool(held.error) and len(held.resident) < len(model.units)
-        return worker.ready and worker.name not in banned and not held.leaving and not failed
-
     def rank(worker: WorkerSeen) -> tuple[int, int, int, str]:
-        held = unit_bytes(model, worker.holdings.get(backbone, HoldingSeen()).resident)
+        held = unit_bytes(model, worker.holdings.get(backbone, NOTHING).resident)
         return -held, -room(seen, worker, backbone), _others(seen, worker, backbone), worker.name
 
-    return tuple(sorted(filter(usable, seen.workers), key=rank))
+    return tuple(sorted((w for w in seen.workers if usable(seen, backbone, w, banned)), key=rank))
+
+
+def complete(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> tuple[str, ...]:
+    """Candidates that have all of ``backbone``."""
+    size = len(seen.backbones[backbone].model.units)
+    return tuple(
+        worker.name
+        for worker in seen.holders.get(backbone, ())
+        if len(worker.holdings[backbone].resident) == size and usable(seen, backbone, worker, banned)
+    )
+
+
+def usable(seen: Snapshot, backbone: str, worker: WorkerSeen, banned: Set[str]) -> bool:
+    """Whether ``worker`` is a candidate."""
+    held = worker.holdings.get(backbone, NOTHING)
+    failed = bool(held.error) and len(held.resident) < len(seen.backbones[backbone].model.units)
+    return worker.ready and worker.name not in banned and not held.leaving and not failed
 
 
 def nobody(seen: Snapshot, backbone: str) -> Refusal:

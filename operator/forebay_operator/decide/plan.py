@@ -13,7 +13,7 @@ from functools import partial
 
 from forebay_api.conditions import Reason
 from forebay_api.function import FunctionKey
-from forebay_operator.decide import routes
+from forebay_operator.decide import lead, routes
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.dues import Dues, Lack
 from forebay_operator.decide.intents import applied
@@ -56,8 +56,9 @@ class _Draft:
 
 def next_steps(seen: Snapshot, now: float) -> Plan:
     """What to do now. Steps stand in the order in which each worker must hear them."""
+    leads = lead.leads(seen)
     scales = {
-        function.function.key: desired(function, now, routes.replicas(seen, function.serving))
+        function.function.key: desired(function, now, routes.replicas(seen, function.serving), lead.of(function, leads))
         for function in seen.functions
     }
     draft = _Draft(seen)
@@ -104,11 +105,11 @@ def _inspections(seen: Snapshot) -> list[Inspect]:
     """One for every model that is not known, of any ready worker of its function's pool."""
     readers: dict[tuple[str, str], str] = {}
     for function in seen.functions:
-        spec = function.function.spec
-        ready = (worker.name for worker in seen.workers if worker.ready and worker.serves(spec.pool))
-        reader = min(ready, default=None)
-        if not function.backbone and function.failure is None and not function.inspecting and reader is not None:
-            readers.setdefault((spec.model.uri, spec.model.dtype), reader)
+        if not function.backbone and function.failure is None and not function.inspecting:
+            spec = function.function.spec
+            ready = (worker.name for worker in seen.workers if worker.ready and worker.serves(spec.pool))
+            if (reader := min(ready, default=None)) is not None:
+                readers.setdefault((spec.model.uri, spec.model.dtype), reader)
     return [Inspect(reader, uri, dtype) for (uri, dtype), reader in readers.items()]
 
 
@@ -120,12 +121,14 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
     for function in seen.functions:
         if function.failure is None and function.backbone in seen.backbones:
             pools.setdefault(function.backbone, set()).add(function.function.spec.pool)
+    ready = sorted((worker for worker in seen.workers if worker.ready), key=lambda worker: worker.name)
     for backbone in sorted(pools):
-        able = (worker for worker in seen.workers if worker.ready and any(map(worker.serves, pools[backbone])))
-        ready = sorted(able, key=lambda worker: worker.name)
-        measured = {worker.compute for worker in ready if backbone in worker.probed}
-        for worker in ready:
-            probe = not seen.backbones[backbone].costs.layer and worker.compute not in measured
+        unmeasured = not seen.backbones[backbone].costs.layer
+        able = [worker for worker in ready if unmeasured or backbone not in worker.prepared]
+        able = [worker for worker in able if any(map(worker.serves, pools[backbone]))]
+        measured = {worker.compute for worker in able if backbone in worker.probed}
+        for worker in able:
+            probe = unmeasured and worker.compute not in measured
             if probe or backbone not in worker.prepared:
                 found.append(Prepare(worker.name, backbone, probe))
                 measured.add(worker.compute)

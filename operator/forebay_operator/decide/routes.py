@@ -16,7 +16,7 @@ from forebay_operator.decide.ledger import (
     whole,
 )
 from forebay_operator.decide.order import Stages
-from forebay_operator.decide.place import candidates
+from forebay_operator.decide.place import candidates, complete
 from forebay_operator.decide.recover import broken, condemned
 from forebay_operator.decide.seen import HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Prediction
@@ -60,19 +60,13 @@ def endings(seen: Snapshot, backbone: str) -> tuple[Dissolve, ...]:
 
 def keepers(seen: Snapshot, want: Want, banned: Set[str]) -> tuple[str, ...]:
     """The workers that hold everything and shall serve alone, as many as desired: those that do so already stay."""
-    size = len(seen.backbones[want.backbone].model.units)
     serving = {
         pipeline.stages[0].worker: (not reported(pipeline), -pipeline.running - pipeline.waiting)
         for pipeline in reversed(formed(seen, want.backbone))
         if len(pipeline.stages) == 1
     }
-    full = [
-        worker.name
-        for worker in candidates(seen, want.backbone, banned)
-        if len(worker.holdings.get(want.backbone, HoldingSeen()).resident) == size
-    ]
-    full.sort(key=lambda name: (name not in serving, serving.get(name, ()), name))
-    return tuple(full[: want.desired])
+    full = complete(seen, want.backbone, banned)
+    return tuple(sorted(full, key=lambda name: (name not in serving, serving.get(name, ()), name))[: want.desired])
 
 
 def drains(seen: Snapshot, want: Want, kept: Sequence[str], banned: Set[str]) -> tuple[Drain, ...]:

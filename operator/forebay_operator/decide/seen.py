@@ -146,6 +146,14 @@ class FunctionSeen:
         return self.previous or self.backbone
 
 
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What a worker's memory is spoken for, in bytes: by each backbone that it holds, and KV included in all."""
+
+    held: Mapping[str, int]
+    total: int
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All that a decision may know. ``next_epoch`` is above everything reported. ``pools``: those that exist, None
@@ -160,6 +168,11 @@ class Snapshot:
     next_epoch: Epoch
     pools: frozenset[str] | None = None
     turns: Turns = field(default_factory=Turns)
+
+    @cached_property
+    def books(self) -> dict[str, tuple[WorkerSeen, Book]]:
+        """By worker, as far as somebody asked: see `ledger`."""
+        return {}
 
     @cached_property
     def named(self) -> Mapping[str, WorkerSeen]:
