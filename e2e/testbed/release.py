@@ -86,7 +86,6 @@ def values(settings: Settings) -> dict[str, Any]:
         "volumes": volumes,
         "volumeMounts": mounts,
         "terminationGracePeriodSeconds": 60,
-        "resources": {"requests": {"cpu": "200m"}},  # with none, the kernel gives it what all others leave
         "env": [{"name": name, "value": value} for name, value in settings.env.items()],
     }
     extra = {"extraVolumes": volumes, "extraVolumeMounts": mounts, "resources": {"requests": {"cpu": "10m"}}}
