@@ -16,7 +16,7 @@ from forebay_cli.state import State
 from forebay_cli.workers import DeviceFlags, Zygote
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.server import serve as serve_gateway
-from forebay_operator.config import OperatorConfig
+from forebay_operator.config import InvalidSetting, OperatorConfig, PrometheusConfig
 from forebay_operator.files import FunctionFiles, LoadedFunctions
 from forebay_operator.logs import log_to
 from forebay_operator.server import serve as serve_operator
@@ -41,6 +41,7 @@ class UpConfig:
 
 def check(config: UpConfig) -> FunctionFiles:
     """What can be refused before anything starts. Raises CannotStart."""
+    _prometheus()
     files = FunctionFiles(config.files)
     if problems := files.load().problems:
         raise CannotStart("\n".join(problems))
@@ -151,9 +152,21 @@ def _serve_operator(
     config: UpConfig, address: str, source: AsyncIterator[LoadedFunctions]
 ) -> Callable[[Ready], Coroutine[None, None, None]]:
     settings = OperatorConfig(
-        state=config.state.folder, address=address, gateway_url=f"http://{config.host}:{config.port}", metrics_port=None
+        state=config.state.folder,
+        address=address,
+        gateway_url=f"http://{config.host}:{config.port}",
+        metrics_port=None,
+        prometheus=_prometheus(),
     )
     return lambda ready: serve_operator(settings, source, ready=ready)
+
+
+def _prometheus() -> PrometheusConfig | None:
+    """What the environment says of it. Raises CannotStart."""
+    try:
+        return PrometheusConfig.from_env()
+    except InvalidSetting as error:
+        raise CannotStart(str(error)) from error
 
 
 def _serve_gateway(

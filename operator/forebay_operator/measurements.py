@@ -23,6 +23,7 @@ from forebay_operator.config import PrometheusConfig
 from forebay_operator.decide.load import Load, Measured
 from forebay_operator.decide.samples import Trouble
 from forebay_operator.functions import Known
+from forebay_operator.parts import Parts
 from forebay_operator.prometheus import Prometheus, Troubled
 
 log = structlog.get_logger(__name__)
@@ -184,6 +185,18 @@ class Measurements:
         if told != self._told:
             self._told = told
             self._wake(0.0)
+
+
+def measurements(config: PrometheusConfig | None, parts: Callable[[], Parts]) -> Measurements | None:
+    """For an operator's parts, which may not be there before they are first asked for; None without a Prometheus."""
+    if config is None:
+        return None
+    return Measurements(
+        config,
+        functions=lambda: parts().functions.known,
+        connected=lambda: parts().demand.connected(),
+        wake=lambda seconds: parts().alarm.within(seconds),
+    )
 
 
 def _blind(trouble: Trouble, load: Load | None = None) -> Measured:

@@ -18,9 +18,11 @@ from forebay_operator.doors import Doors
 from forebay_operator.exposed import exposed
 from forebay_operator.functions import LoadedFunctions
 from forebay_operator.listen import OPTIONS, listen, unix_path
+from forebay_operator.measurements import measurements
 from forebay_operator.parts import TIMING, Timing, assemble
 from forebay_operator.status import Urls
 from forebay_operator.term import Term
+from forebay_operator.together import together
 
 log = structlog.get_logger(__name__)
 
@@ -47,14 +49,16 @@ async def serve(
         server = grpc.aio.server(options=OPTIONS)
         address = listen(server, config.address)
         try:
-            parts = assemble(Term(config.state / TERM_FILE), Urls(config.gateway_url), timing)
+            measured = measurements(config.prometheus, lambda: parts)
+            term = Term(config.state / TERM_FILE)
+            parts = assemble(term, Urls(config.gateway_url), timing, measurements=measured)
             doors = Doors()
             parts.attend(doors)
             async with started(server, doors):
                 with _announced(config.state, address):
-                    log.info("operator serves", address=address, term=parts.control.term.number)
+                    log.info("operator serves", address=address, term=term.number)
                     ready()
-                    await parts.run(source)
+                    await together(parts.run(source), *([measured.run()] if measured else []))
         finally:
             await server.stop(GRACE)
             if (path := unix_path(config.address)) is not None:

@@ -24,6 +24,7 @@ from forebay_operator.control import Outcome
 from forebay_operator.decide.seen import WorkerSeen
 from forebay_operator.doors import Doors
 from forebay_operator.estate import Estate
+from forebay_operator.measurements import measurements
 from forebay_operator.parts import Parts, Timing, assemble
 from forebay_operator.status import Urls
 from forebay_operator.term import Term
@@ -65,6 +66,7 @@ class Leader:
         self._estate = estate(watch.seen)
         self._news = asyncio.Event()
         self._secrets = Secrets(api, lambda: self._parts.alarm.within(0.0))
+        self._measurements = measurements(config.prometheus, lambda: self._parts)
         self._parts: Parts = assemble(
             term,
             urls,
@@ -73,6 +75,7 @@ class Leader:
             passed=self._passed,
             credentials=self._secrets,
             stranger=lambda report: stranger(watch.seen, report),
+            measurements=self._measurements,
         )
 
     async def run(self, doorways: Doorways) -> None:
@@ -84,6 +87,7 @@ class Leader:
             self._publisher.run(),
             self._events.run(),
             self._secrets.run(),
+            *([self._measurements.run()] if self._measurements else []),
             duty("pools", self._keep_pools, self._news, APART),
             duty("default pool", self._default_pool.keep, asyncio.Event(), APART),
         )
