@@ -21,11 +21,15 @@ from operators import LEASE, NAMESPACE, Operator, holder, provided, until
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api.conditions import ConditionType
 from forebay_channel import Identity, Role, open_channel
-from forebay_wire.v1 import view_pb2, view_pb2_grpc
+from forebay_wire.v1 import fleet_pb2, view_pb2, view_pb2_grpc
 
 FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
+SECRETS = "/api/v1/namespaces/default/secrets"
+ROLES = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 MANY = 300
+SOON = 20.0
+"""Seconds: several times as long as a Secret that did not help is believed, and less than any other is."""
 
 pytestmark = pytest.mark.skipif(
     not plane.available() or not (plane.BINARIES / "helm").exists(), reason="no kube-apiserver or helm: `make testbed`"
@@ -144,6 +148,46 @@ async def test_workers_are_adopted_by_the_next_operator(api: plane.Plane, start:
     finally:
         for actor in (gateway, *workers):
             await actor.die()
+
+
+class Hub(Worker):
+    """A worker whose hub wants a token."""
+
+    def _inspect(self, question: fleet_pb2.Inspect) -> None:
+        if question.credentials == "right":
+            super()._inspect(question)
+        else:
+            refused = fleet_pb2.Inspection(id=question.id, reason="Unauthorized", message="the hub refused")
+            self.inspections.append(refused)
+
+
+async def test_a_secret_that_is_corrected_is_tried_within_seconds(api: plane.Plane, start: Any) -> None:
+    rules = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["hub"], "verbs": ["get"]}]
+    named = {"name": "hub", "namespace": "default"}
+    who = {"kind": "ServiceAccount", "name": "forebay-operator", "namespace": NAMESPACE}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "hub"}
+    api.request("POST", f"{ROLES}/roles", {"metadata": named, "rules": rules})
+    api.request("POST", f"{ROLES}/rolebindings", {"metadata": named, "subjects": [who], "roleRef": role})
+    operator = start("op-a")
+    await asyncio.to_thread(until, operator.ready)
+    hub = Hub("hub-0", {"hf://org/m": checkpoint("aaaa", "hf://org/m")})
+    hub.report.pod_uid = pod(api, hub.name)
+    await hub.attach(f"127.0.0.1:{operator.grpc}")
+    try:
+        apply(api, "gated", model={"uri": "hf://org/m", "credentials": {"secretRef": {"name": "hub", "key": "TOKEN"}}})
+        await asyncio.to_thread(until, lambda: "no Secret default/hub" in said(api, "gated"))
+        api.request("POST", SECRETS, {"metadata": named, "stringData": {"TOKEN": "wrong"}})
+        await asyncio.to_thread(until, lambda: "the hub refused" in said(api, "gated"), SOON)
+        api.request("PATCH", f"{SECRETS}/hub", {"stringData": {"TOKEN": "right"}}, "application/merge-patch+json")
+        await asyncio.to_thread(until, lambda: condition(api, "gated", "Ready").get("status") == "True", SOON)
+        assert len(hub.commands("inspect")) == 2
+    finally:
+        await hub.die()
+    assert not {"wrong", "right"} & set(operator.logged().split('"'))
+
+
+def said(api: plane.Plane, name: str) -> str:
+    return str(condition(api, name, "Ready").get("message", ""))
 
 
 def test_a_restart_changes_no_status(api: plane.Plane, start: Any) -> None:
