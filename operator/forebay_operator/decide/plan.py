@@ -86,12 +86,11 @@ def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], now: float) 
     claiming = {want.backbone for want in known if want.claims}
     turns = advanced(draft.seen, waiting(draft.seen, scales), claiming, now)
     draft.seen = replace(draft.seen, turns=turns)
-    wanted = in_order(known, turns.of, now)
+    there = draft.seen.holders.keys() | draft.seen.by_backbone.keys()
+    wanted = in_order([want for want in known if want.desired or want.backbone in there], turns.of, now)
     dues = Dues(wanted, turns, now)
     settled: dict[str, Want] = {}
     for want in wanted:
-        if not want.desired and want.backbone not in draft.seen.holders and want.backbone not in draft.seen.by_backbone:
-            continue
         lack = _settle(draft, want, dues.banned(draft.seen, want))
         asked = len(dues.new)
         dues.settle(draft.seen, want, lack, partial(_place, draft.seen, want, dues.banned(draft.seen, want)))
@@ -122,7 +121,11 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
         if function.failure is None and function.backbone in seen.backbones:
             pools.setdefault(function.backbone, set()).add(function.function.spec.pool)
     ready = sorted((worker for worker in seen.workers if worker.ready), key=lambda worker: worker.name)
+    everywhere = frozenset[str]().union(*(worker.prepared for worker in ready[:1]))
+    everywhere = everywhere.intersection(*(worker.prepared for worker in ready))
     for backbone in sorted(pools):
+        if backbone in everywhere and seen.backbones[backbone].costs.layer:
+            continue
         unmeasured = not seen.backbones[backbone].costs.layer
         able = [worker for worker in ready if unmeasured or backbone not in worker.prepared]
         able = [worker for worker in able if any(map(worker.serves, pools[backbone]))]

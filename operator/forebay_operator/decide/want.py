@@ -92,6 +92,8 @@ def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale], now: float = 0.0)
 def _want(
     seen: Snapshot, backbone: str, functions: Sequence[FunctionSeen], scales: Mapping[FunctionKey, Scale]
 ) -> Want:
+    if not any(scales[function.function.key].desired for function in functions):
+        return Want(backbone)
     chosen = [_share(seen, backbone, function, scales[function.function.key]) for function in functions]
     active = [function for function, scale in zip(functions, chosen, strict=True) if scale.desired]
     if not active:
