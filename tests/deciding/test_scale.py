@@ -307,10 +307,17 @@ class TestTrend:
         assert [desired(self.RISING, NOW, 2, seconds).desired for seconds in (0.0, 2.0, 40.0)] == [2, 2, 3]
         scale = desired(self.RISING, NOW, 2, 40.0)
         assert scale.reason is Why.TREND
-        assert scale.message == "rising: 29.9 requests expected in 40 s (gateways), 10 per replica: 3 replicas"
+        assert scale.message == "rising: 23.6 requests expected in 40 s (gateways), 10 per replica: 3 replicas"
 
     def test_at_most_twice_the_short_mean(self) -> None:
-        assert desired(self.RISING, NOW, 2, 10_000.0).desired == 4
+        assert desired(asked(18, load(1.0, 18.0)), NOW, 2, 10_000.0).desired == 4
+
+    def test_no_further_than_a_window(self) -> None:
+        assert desired(self.RISING, NOW, 2, 60.0).message[:22] == "rising: 27.7 requests "
+        assert desired(self.RISING, NOW, 2, 600.0).message[:22] == "rising: 27.7 requests "
+
+    def test_where_it_begins_it_changes_nothing(self) -> None:
+        assert desired(asked(18, load(15.0, 18.8)), NOW, 2, 60.0).desired == 2
 
     def test_a_quarter_more_is_noise(self) -> None:
         assert desired(asked(18, load(14.5, 18.0)), NOW, 2, 40.0).reason is Why.MEAN

@@ -9,7 +9,7 @@ from forebay_operator.decide.load import Load, Source
 from forebay_operator.decide.seen import FunctionSeen
 
 RISING = 1.25
-"""The short mean above this many times the long one is a trend: noise of a fifth is none."""
+"""What the short mean has above this many times the long one is a trend: noise of a fifth is none."""
 
 FURTHEST = 2.0
 """What a trend leads to is at most this many times the short mean."""
@@ -36,15 +36,17 @@ class Means:
         return round(self.load.panic / self.per_replica, DIGITS)
 
     def in_time(self, scaling: Scaling, lead: float) -> float:
-        """Replicas' worth after ``lead`` seconds, if the load goes on rising as it does; 0 when it does not rise.
+        """Replicas' worth after ``lead`` seconds (of which one window counts), if the load goes on rising as it does; 0
+        when it does not rise.
 
-        A mean is that of the middle of its window, so the two of them give a slope."""
-        window = min(self.load.known, float(scaling.window_seconds))
-        apart = (window - panic_seconds(scaling)) / 2
-        if lead <= 0 or apart <= 0 or self.panic <= RISING * self.stable:
+        A mean is that of the middle of its window, so the two of them give a slope. Of what rises, that counts which is
+        more than noise: where a trend begins it changes nothing."""
+        apart = (min(self.load.known, float(scaling.window_seconds)) - panic_seconds(scaling)) / 2
+        rise = self.panic - RISING * self.stable
+        if lead <= 0 or apart <= 0 or rise <= 0:
             return 0.0
-        slope = (self.panic - self.stable) / apart
-        return round(min(self.panic + slope * lead, FURTHEST * self.panic), DIGITS)
+        ahead = apart + min(lead, float(scaling.window_seconds))
+        return round(min(self.stable + rise / apart * ahead, FURTHEST * self.panic), DIGITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,8 @@ def _by_means(case: _Case) -> Scale:
     rising = max(case.found.rising, key=lambda found: found.in_time(case.scaling, case.lead))
     worth = rising.in_time(case.scaling, case.lead)
     if worth > max(count, 1):
-        expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected in {case.lead:.0f} s"
+        seconds = min(case.lead, float(case.scaling.window_seconds))
+        expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected in {seconds:.0f} s"
         return Scale(ceil(worth), Why.TREND, f"{expected} ({rising.source}), {_per(rising, ceil(worth))}", load=worth)
     if count:
         seconds = case.scaling.window_seconds
