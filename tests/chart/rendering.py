@@ -174,6 +174,12 @@ EVERYTHING: Body = {
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
         "worker": {"egress": [{"ports": [{"port": 9000, "protocol": "TCP"}]}]},
     },
+    "prometheus": {
+        "url": "https://prometheus.monitoring:9091/select",
+        "intervalSeconds": 2.5,
+        "basic": {"secretName": "prometheus-login"},
+        "ca": {"configMapName": "authorities", "key": "bundle.pem"},
+    },
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True, "annotations": {"grafana_folder": "LLM"}},

@@ -39,6 +39,78 @@ def test_the_operator_reads_it(helm: Path, values: Body) -> None:
     assert str(config.identity.folder) in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
+BEARER: Body = {
+    "prometheus": {
+        "url": "http://prometheus",
+        "timeoutSeconds": 1,
+        "bearer": {"secretName": "a", "key": "b"},
+        "ca": {"secretName": "c"},
+    }
+}
+
+
+def test_without_a_prometheus_nothing_is_said_or_mounted(helm: Path) -> None:
+    rendered = render(helm, {"prometheus": {"bearer": {"secretName": "unused"}}})
+    assert ClusterConfig.from_env(environment(rendered, "operator")).prometheus is None
+    assert "prometheus" not in {volume["name"] for volume in rendered.pod("operator")["volumes"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "url", "timeout", "interval", "port", "files"),
+    [
+        (
+            EVERYTHING,
+            "https://prometheus.monitoring:9091/select",
+            4.0,
+            2.5,
+            9091,
+            {
+                "username": ("prometheus-login", "username"),
+                "password": ("prometheus-login", "password"),
+                "ca.crt": ("authorities", "bundle.pem"),
+            },
+        ),
+        (BEARER, "http://prometheus", 1.0, 5.0, 80, {"token": ("a", "b"), "ca.crt": ("c", "ca.crt")}),
+        ({"prometheus": {"url": "https://prometheus"}}, "https://prometheus", 4.0, 5.0, 443, {}),
+    ],
+    ids=["basic", "bearer", "bare"],
+)
+def test_the_operator_finds_prometheus(
+    helm: Path,
+    values: Body,
+    url: str,
+    timeout: float,
+    interval: float,
+    port: int,
+    files: dict[str, tuple[str, str]],
+) -> None:
+    """Each file that it is told to read is mounted, and the way there is open."""
+    rendered = render(helm, values)
+    config = ClusterConfig.from_env(environment(rendered, "operator")).prometheus
+    assert config is not None
+    assert (config.url, config.timeout, config.interval) == (url, timeout, interval)
+    read = {config.token_file, config.username_file, config.password_file, config.ca_file} - {None}
+    mounts = {mount["name"]: mount["mountPath"] for mount in rendered.container("operator")["volumeMounts"]}
+    volumes = [volume for volume in rendered.pod("operator")["volumes"] if volume["name"] == "prometheus"]
+    mounted = {
+        item["path"]: (kind["name"], item["key"])
+        for volume in volumes
+        for source in volume["projected"]["sources"]
+        for kind in source.values()
+        for item in kind["items"]
+    }
+    assert mounted == files
+    assert read == {Path(mounts["prometheus"]) / file for file in files}
+    egress = rendered.one("NetworkPolicy", "forebay-operator")["spec"]["egress"]
+    assert {"ports": [{"port": port, "protocol": "TCP"}]} in egress
+
+
+def test_prometheus_may_listen_on_another_port_than_its_service(helm: Path) -> None:
+    values = {"prometheus": {"url": "http://prometheus"}, "networkPolicy": {"prometheusPorts": [9090, 9091]}}
+    egress = render(helm, values).one("NetworkPolicy", "forebay-operator")["spec"]["egress"]
+    assert {"ports": [{"port": 9090, "protocol": "TCP"}, {"port": 9091, "protocol": "TCP"}]} in egress
+
+
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
 def test_the_gateway_reads_it(helm: Path, values: Body) -> None:
     rendered = render(helm, values)

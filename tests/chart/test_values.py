@@ -44,6 +44,15 @@ WRONG: list[tuple[Body, str]] = [
     ({"credentials": {"secrets": [{"name": "hub"}]}}, "namespace"),
     ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
     ({"metrics": {"podMonitor": {"interval": "often"}}}, "interval"),
+    ({"prometheus": {"url": "prometheus:9090"}}, "url"),
+    ({"prometheus": {"url": "ftp://prometheus"}}, "url"),
+    ({"prometheus": {"url": "https://user:password@prometheus"}}, "url"),
+    ({"prometheus": {"timeoutSeconds": 0}}, "timeoutSeconds"),
+    ({"prometheus": {"intervalSeconds": "5s"}}, "intervalSeconds"),
+    ({"prometheus": {"bearer": {"secret": "a"}}}, "bearer"),
+    ({"prometheus": {"bearer": {"secretName": "a"}, "basic": {"secretName": "b"}}}, "prometheus"),
+    ({"prometheus": {"ca": {"secretName": "a", "configMapName": "b"}}}, "prometheus"),
+    ({"networkPolicy": {"prometheusPorts": ["web"]}}, "prometheusPorts"),
     ({"crds": {"install": "yes"}}, "install"),
 ]
 
