@@ -43,6 +43,8 @@ SERIES_KEPT = 2048
 LONGEST_NOTE = 1000
 
 EVENTS = Counter("forebay_events_total", "Events for the API, by what became of them.", ["how"])
+for _how in ("told", "failed", "dropped"):
+    EVENTS.labels(_how)  # from the start: a rate sees no rise where there was nothing before
 
 
 @dataclass(frozen=True, slots=True)

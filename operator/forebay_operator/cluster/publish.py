@@ -39,6 +39,8 @@ SETTLED = 11.0
 """Seconds from the beginning of a term after which nothing known means nothing known: gateways are missed for 10."""
 
 WRITES = Counter("forebay_status_writes_total", "Writes of a function's status, by how they ended.", ["how"])
+for _how in ("written", "gone", "refused", "unreachable"):
+    WRITES.labels(_how)  # from the start: a rate sees no rise where there was nothing before
 WAITING = Gauge("forebay_status_writes_waiting", "Functions whose status is yet to be written.")
 
 
