@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -12,7 +13,7 @@ from deciding.test_whole_life import fleet
 from deciding.values import function, model
 from deciding.world import World
 from forebay_api.function import LoadingStrategy, Scaling
-from forebay_operator.decide.pressure import AGING, RESIDENCE
+from forebay_operator.decide.pressure import AGING, RESIDENCE, Turn
 from forebay_operator.decide.seen import FunctionSeen, PipelinePhase
 
 ONE = 900
@@ -39,16 +40,16 @@ class Crowd:
         models = [model(seen.backbone) for seen in functions]
         self.world = World(models, functions, fleet(devices, memory))
         self.world.settle()
-        self.level: dict[str, int] = {name: 0 for name in self.world.functions}
+        self.level: dict[str, int] = dict.fromkeys(self.world.functions, 0)
         self.served: Counter[str] = Counter()
 
     def seconds(self, count: int) -> None:
         for _ in range(count):
-            self.second()
+            self.after(1)
 
-    def second(self) -> None:
+    def after(self, seconds: int) -> None:
         world = self.world
-        world.now += 1
+        world.now += seconds
         for name, level in self.level.items():
             running = sum(pipe.running.count(name) for pipe in world.pipes.values())
             for _ in range(level - running - world.waiting[name]):
@@ -102,7 +103,7 @@ def test_low_priority_is_served_at_last_for_one_residence() -> None:
     crowd.level.update(low=1, high=1)
     shares: Counter[str] = Counter()
     for _ in range(400):
-        crowd.second()
+        crowd.after(1)
         shares.update({name: count for name, count in crowd.replicas().items() if count})
     cycle = AGING + RESIDENCE
     assert shares["low"] == pytest.approx(400 * RESIDENCE / cycle, abs=RESIDENCE)
@@ -155,3 +156,28 @@ def test_growth_evicts_what_is_idle() -> None:
     crowd.level.update(g=0, f=2)
     crowd.seconds(4)
     assert crowd.replicas() == {"f": 2, "g": 0}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_fleets_serve_everybody_and_take_nothing_before_its_time(seed: int) -> None:
+    """`World` checks memory, and that no request is cut and each time ends in a state where nothing is left to say."""
+    chance = Random(seed)
+    names = "fgh"[: chance.randint(2, 3)]
+    priority = {name: chance.choice([0, 0, 1]) for name in names}
+    least = {name: chance.choice([0, 0, 1]) for name in names}
+    functions = [of(name, priority=priority[name], least=least[name]) for name in names]
+    crowd = Crowd(functions, chance.randint(1, 3), chance.choice([ONE, 2 * ONE]))
+    longest = AGING + len(names) * (RESIDENCE + 10)
+    for _ in range(40):
+        if chance.random() < 0.2:
+            crowd.level[chance.choice(names)] = chance.randint(0, 3)
+        paid, turns = len(crowd.world.payments), crowd.world.turns
+        crowd.after(10)
+        for payment in crowd.world.payments[paid:]:
+            payer, receiver = payment.payer.removeprefix("m-"), payment.receiver.removeprefix("m-")
+            assert payer != receiver
+            since = min(turns.of.get(payment.payer, Turn()).since.get(worker, 0.0) for worker in payment.workers)
+            early = bool(since) and payment.at < since + RESIDENCE
+            assert not early or "idle" in payment.why or priority[receiver] > priority[payer], payment
+        for backbone, turn in crowd.world.turns.of.items():
+            assert not turn.lacking or crowd.world.now - turn.lacking < longest, backbone
