@@ -78,7 +78,7 @@ class Measurements:
         if not asked.history.samples:
             return _blind(asked.history.trouble or NOT_ASKED)
         if now - asked.history.measured_at > asked.bound:
-            stale = Trouble(Reason.STALE_SAMPLES, f"the newest samples are older than {asked.bound:g} s")
+            stale = Trouble(Reason.STALE_SAMPLES, f"the newest samples are older than {asked.bound:.0f} s")
             return _blind(asked.history.trouble or stale)
         spec = known.function.spec
         if key not in self._loads or self._loads[key][0] != spec:

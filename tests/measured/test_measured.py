@@ -130,7 +130,7 @@ async def test_passes_are_woken_by_changes_alone(bench: Bench) -> None:
         ("no_such_thing", "NoSamples", "gives nothing"),
         ("vector(0) / 0", "NotANumber", "nan"),
         ("vector(1) / 0", "NotANumber", "inf"),
-        ("vector(-1)", "NotANumber", "-1"),
+        ("vector(-1)", "NotANumber", "a negative number"),
     ],
 )
 async def test_what_is_wrong_with_an_own_query_is_said(bench: Bench, query: str, reason: str, text: str) -> None:

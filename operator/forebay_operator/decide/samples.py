@@ -109,7 +109,7 @@ def fleet_trouble(said: FleetRound, connected: int, bound: float) -> Trouble | N
         return trouble
     for function, value in (*said.requests.items(), *said.tokens.items()):
         if not _is_amount(value):
-            return Trouble(Reason.NOT_A_NUMBER, f"Prometheus says {value} for {function or 'no function'}")
+            return Trouble(Reason.NOT_A_NUMBER, f"Prometheus says {_shown(value)} for {function or 'no function'}")
     if said.gateways < connected:
         message = f"Prometheus scrapes {said.gateways} of {connected} gateways"
         return Trouble(Reason.PARTIAL_SAMPLES, message)
@@ -119,9 +119,9 @@ def fleet_trouble(said: FleetRound, connected: int, bound: float) -> Trouble | N
 def age_trouble(at: float, stamped: float, bound: float) -> Trouble | None:
     """Whether a sample of ``stamped`` may be used for an answer of ``at``."""
     if stamped > at + AHEAD:
-        return Trouble(Reason.CLOCK_SKEW, f"a sample is {stamped - at:.0f} s ahead of Prometheus' own clock")
+        return Trouble(Reason.CLOCK_SKEW, f"samples are more than {AHEAD:.0f} s ahead of Prometheus' own clock")
     if at - stamped > bound:
-        return Trouble(Reason.STALE_SAMPLES, f"the newest samples are older than {bound:g} s")
+        return Trouble(Reason.STALE_SAMPLES, f"the newest samples are older than {bound:.0f} s")
     return None
 
 
@@ -140,7 +140,7 @@ def own_value(answer: Answer) -> tuple[float, float] | Trouble:
         return Trouble(Reason.SEVERAL_SERIES, f"the query gives {len(answer.series)} series, expected one")
     at, value = answer.series[0].points[-1]
     if not _is_amount(value):
-        return Trouble(Reason.NOT_A_NUMBER, f"the query gives {value}, expected a number of 0 or more")
+        return Trouble(Reason.NOT_A_NUMBER, f"the query gives {_shown(value)}, expected a number of 0 or more")
     return at, value
 
 
@@ -158,6 +158,11 @@ def own_points(answer: Answer, stamps: Answer | None, bound: float) -> tuple[tup
 
 def _is_amount(value: float) -> bool:
     return 0 <= value < float("inf")  # not of NaN either
+
+
+def _shown(value: float) -> str:
+    """The same for as long as the same is wrong with it: it goes into conditions."""
+    return "a negative number" if value < 0 else f"{value}"
 
 
 def mean_load(samples: Sequence[tuple[float, float]], stable: float, panic: float, gap: float, aged: float) -> Load:
