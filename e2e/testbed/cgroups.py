@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +29,18 @@ def make(name: str) -> None:
         for setting, value in (("cpu.shares", 1024 * WEIGHT), ("cpu.weight", 100 * WEIGHT)):
             if (group / setting).exists():
                 (group / setting).write_text(str(value))
+
+
+def enter(name: str, pids: Iterable[int]) -> None:
+    """Move processes into the group ``name``; those that are gone already are left out."""
+    for hierarchy in _hierarchies():
+        group = hierarchy / name
+        if (group / "cgroup.controllers").exists():  # what hands controllers down may hold no processes itself
+            group = group / "processes"
+            group.mkdir(exist_ok=True)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                (group / "cgroup.procs").write_text(str(pid))
 
 
 def confine(name: str, cores: Sequence[int]) -> None:
