@@ -74,7 +74,7 @@ def gauge(function: FunctionSeen) -> Gauge:
         stable = panic = counted
         rising: tuple[Means, ...] = (counted,)
     else:
-        stable = _asked(scaling, measured.load)
+        stable = _asked(scaling, measured.load, counted)
         rising = (stable,) if own else (stable, counted)
         panic = max(rising, key=lambda means: means.panic)
     held = 0.0
@@ -93,9 +93,8 @@ def _counted(scaling: Scaling, load: Load) -> Means:
     return Means(load, Source.GATEWAYS, scaling.target * scaling.target_utilization_percent / 100, unit)
 
 
-def _asked(scaling: Scaling, load: Load) -> Means:
+def _asked(scaling: Scaling, load: Load, counted: Means) -> Means:
     if scaling.prometheus is None:
-        counted = _counted(scaling, load)
         return Means(load, Source.PROMETHEUS, counted.per_replica, counted.unit)
     per_replica = scaling.prometheus.target * scaling.target_utilization_percent / 100
     return Means(load, Source.PROMETHEUS, per_replica, "by its own query")

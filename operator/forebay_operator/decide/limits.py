@@ -19,16 +19,18 @@ TICK = 2.0
 def ticked(memory: Memory, now: float, current: int) -> Memory:
     """``memory`` in the tick of ``now``, which begins with the ``current`` replicas. No time in it is in the future: a
     clock may be set back."""
+    within = memory.tick_began <= now < memory.tick_began + TICK
+    if (within or current == memory.tick_base == 0) and not memory.peaks:
+        return memory
     peaks = tuple((min(at, now), count) for at, count in memory.peaks)
-    if memory.tick_began <= now < memory.tick_began + TICK:
-        return replace(memory, peaks=peaks)
-    return replace(memory, peaks=peaks, tick_began=now, tick_base=current)
+    began, base = (memory.tick_began, memory.tick_base) if within else (now, current)
+    return replace(memory, peaks=peaks, tick_began=began, tick_base=base)
 
 
-def rated(scale: Scale, scaling: Scaling) -> Scale:
+def rated(scale: Scale, memory: Memory, scaling: Scaling) -> Scale:
     """Within a tick no further up and down than the rates allow. What was decided already may stay."""
-    base = scale.memory.tick_base
-    most = max(ceil(max(base, 1) * scaling.max_scale_up_rate), scale.memory.last or 0)
+    base = memory.tick_base
+    most = max(ceil(max(base, 1) * scaling.max_scale_up_rate), memory.last or 0)
     least = min(floor(base / scaling.max_scale_down_rate), most)
     if scale.desired > most:
         return _limited(scale, most, Limit.UP_RATE, f"maxScaleUpRate {scaling.max_scale_up_rate:g} allows {most} now")
@@ -38,19 +40,23 @@ def rated(scale: Scale, scaling: Scaling) -> Scale:
     return scale
 
 
-def delayed(scale: Scale, scaling: Scaling, now: float) -> Scale:
-    """The most that was wanted within the delay. What was wanted last was wanted until now."""
+def wanted_within(memory: Memory, desired: int, scaling: Scaling, now: float) -> tuple[tuple[float, int], ...]:
+    """The `Memory.peaks` with what is ``desired`` now. What was wanted last was wanted until now."""
     seconds = scaling.scale_down_delay_seconds
     if not seconds:
-        return replace(scale, memory=replace(scale.memory, peaks=()))
-    before = scale.memory.peaks
+        return ()
+    before = memory.peaks
     if before:
         before = (*before[:-1], (now, before[-1][1]))
-    higher = tuple((at, count) for at, count in before if at > now - seconds and count > scale.desired)
-    scale = replace(scale, memory=replace(scale.memory, peaks=(*higher, (now, scale.desired))))
-    if not higher:
+    return (*((at, count) for at, count in before if at > now - seconds and count > desired), (now, desired))
+
+
+def delayed(scale: Scale, peaks: tuple[tuple[float, int], ...], scaling: Scaling) -> Scale:
+    """The most that was wanted within the delay."""
+    if len(peaks) < 2:
         return scale
-    return _limited(scale, higher[0][1], Limit.DELAY, f"scaleDownDelaySeconds {seconds} keeps {higher[0][1]}")
+    most, seconds = peaks[0][1], scaling.scale_down_delay_seconds
+    return _limited(scale, most, Limit.DELAY, f"scaleDownDelaySeconds {seconds} keeps {most}")
 
 
 def seeing(scale: Scale, least: int, why: str) -> Scale:
@@ -62,7 +68,6 @@ def seeing(scale: Scale, least: int, why: str) -> Scale:
 
 def bounded(scale: Scale, scaling: Scaling) -> Scale:
     low, high = scaling.min_replicas, scaling.max_replicas
-    scale = replace(scale, floor=low, ceiling=high)
     if scale.desired < low:
         return _limited(scale, low, Limit.MIN, f"minReplicas is {low}")
     if scale.desired > high:
@@ -70,10 +75,9 @@ def bounded(scale: Scale, scaling: Scaling) -> Scale:
     return scale
 
 
-def wake_at(scale: Scale, scaling: Scaling, now: float) -> float | None:
+def wake_at(scale: Scale, memory: Memory, scaling: Scaling, now: float) -> float | None:
     """When a limit that bites may let go, and when a panic ends."""
-    memory = scale.memory
-    times: list[float] = [memory.panic_until]
+    times = [memory.panic_until]
     if scale.limit in (Limit.UP_RATE, Limit.DOWN_RATE):
         times.append(memory.tick_began + TICK)
     if scale.limit is Limit.DELAY:

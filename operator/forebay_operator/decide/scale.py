@@ -18,7 +18,7 @@ from forebay_api.function import Scaling, ScalingMetric, ScalingMode
 from forebay_operator.decide import limits
 from forebay_operator.decide.decision import Input, Limit, Scale, Why, replicas
 from forebay_operator.decide.gauge import DIGITS, Gauge, Means, gauge, panic_seconds
-from forebay_operator.decide.load import Source
+from forebay_operator.decide.load import Memory, Source
 from forebay_operator.decide.seen import FunctionSeen
 
 __all__ = ["Input", "Limit", "Scale", "Why", "desired"]
@@ -105,21 +105,28 @@ class _Case:
 def _automatic(case: _Case) -> Scale:
     scaling, now = case.scaling, case.now
     scale = _at_rest(case) or _panicking(case, _by_means(case))
+    until, peak = scale.memory.panic_until, scale.memory.panic_peak
+    unknown = case.found.blind or (case.found.filling if scale.desired else "")
     memory = limits.ticked(case.function.memory, now, case.current)
-    memory = replace(memory, panic_until=scale.memory.panic_until, panic_peak=scale.memory.panic_peak)
-    scale = replace(scale, memory=memory)
-    to_zero = scale.desired == 0
-    scale = limits.delayed(limits.rated(scale, scaling), scaling, now)
-    unknown = case.found.blind or ("" if to_zero else case.found.filling)
+    scale = limits.rated(scale, memory, scaling)
+    peaks = limits.wanted_within(memory, scale.desired, scaling, now)
+    scale = limits.delayed(scale, peaks, scaling)
     scale = limits.seeing(scale, max(case.before, case.current), unknown)
     scale = limits.bounded(scale, scaling)
-    peak = max(memory.panic_peak, scale.desired) if memory.panic_until else 0
-    return replace(
-        scale,
-        load=min(scale.load, float(scale.desired)),
+    peak = max(peak, scale.desired) if until else 0
+    memory = Memory(scale.desired, until, peak, memory.tick_began, memory.tick_base, peaks)
+    # Made whole at once: of a thousand functions, this is what a pass takes longest for.
+    return Scale(
+        desired=scale.desired,
+        reason=scale.reason,
+        message=scale.message,
+        limit=scale.limit,
         inputs=_inputs(case),
-        memory=replace(scale.memory, last=scale.desired, panic_peak=peak),
-        wake_at=_wake_at(case, scale),
+        wake_at=_wake_at(case, scale, memory),
+        load=min(scale.load, float(scale.desired)),
+        floor=scaling.min_replicas,
+        ceiling=scaling.max_replicas,
+        memory=memory,
     )
 
 
@@ -204,8 +211,8 @@ def _inputs(case: _Case) -> tuple[Input, ...]:
     )
 
 
-def _wake_at(case: _Case, scale: Scale) -> float | None:
-    times = [limits.wake_at(scale, case.scaling, case.now)]
+def _wake_at(case: _Case, scale: Scale, memory: Memory) -> float | None:
+    times = [limits.wake_at(scale, memory, case.scaling, case.now)]
     if case.idle_since is not None:
         times.append(case.idle_since + case.scaling.scale_to_zero_grace_period_seconds)
     if (scale.desired or case.before) and _moves(case, scale):

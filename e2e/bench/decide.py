@@ -1,0 +1,126 @@
+"""How long does one decision take? All functions of a cluster, from the snapshot to the steps, beside the limit."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tests")]
+
+from deciding.values import function, model, pipeline, snapshot, worker  # noqa: E402  # the path is made above
+
+from forebay_api.model import Epoch, Stage  # noqa: E402
+from forebay_operator.decide import lead, routes  # noqa: E402
+from forebay_operator.decide.load import Load, Measured  # noqa: E402
+from forebay_operator.decide.plan import Plan, next_steps  # noqa: E402
+from forebay_operator.decide.scale import desired  # noqa: E402
+from forebay_operator.decide.seen import (  # noqa: E402
+    DemandSeen,
+    FunctionSeen,
+    HoldingSeen,
+    PipelineSeen,
+    Snapshot,
+    WorkerSeen,
+)
+
+NOW = 100_000.0
+LIMIT = 0.05
+"""Seconds that one decision of 1,000 functions may take."""
+
+UNITS = (10**8, *[2 * 10**8] * 32, 10**8)
+
+
+def fleet(functions: int, active: int, workers: int) -> Snapshot:
+    """Each function has a model of its own, of 34 units; the ``active`` ones are in use and serve on one worker each,
+    as many as there is room for two on a worker."""
+    models = [model(f"m{number:04}", UNITS) for number in range(functions)]
+    serving = min(active, 2 * workers)
+    names = [[f"m{number:04}" for number in range(serving) if number % workers == place] for place in range(workers)]
+    asked = [_function(number, number < active) for number in range(functions)]
+    seen = snapshot(asked, [_worker(place, held) for place, held in enumerate(names)], models)
+    return replace(
+        seen, pipelines=tuple(_pipeline(number, workers) for number in range(serving)), next_epoch=Epoch(1, 9999)
+    )
+
+
+def _function(number: int, active: bool) -> FunctionSeen:
+    level = float(1 + number % 9) if active else 0.0
+    load = Load(level, level, 60.0, NOW)
+    demand = DemandSeen(in_flight=int(level), load=load, last_ended=NOW - (1 if active else 3600))
+    return replace(function(f"f{number:04}", backbone=f"m{number:04}", demand=demand), measured=Measured(load))
+
+
+def _worker(place: int, held: list[str]) -> WorkerSeen:
+    whole = HoldingSeen(frozenset(range(len(UNITS))))
+    return replace(worker(f"w{place:02}", memory=40 * 10**9, rate=10**9), holdings=dict.fromkeys(held, whole))
+
+
+def _pipeline(number: int, workers: int) -> PipelineSeen:
+    stage = Stage(f"w{number % workers:02}", 0, len(UNITS) - 1)
+    return pipeline(stage, counter=number + 1, running=1, backbone=f"m{number:04}")
+
+
+def scaling(seen: Snapshot) -> None:
+    """What `next_steps` does first."""
+    leads = lead.leads(seen)
+    for one in seen.functions:
+        desired(one, NOW, routes.replicas(seen, one.serving), lead.of(one, leads))
+
+
+def cold(seen: Snapshot) -> Snapshot:
+    """The same, that nobody looked at yet: what a snapshot works out once counts, too."""
+    return replace(seen)
+
+
+def measure(functions: int, active: int, workers: int, repeat: int) -> tuple[list[float], list[float], Plan]:
+    """Seconds of whole decisions and of the scaling in them, ascending, and the last plan."""
+    seen = fleet(functions, active, workers)
+    plan = next_steps(cold(seen), NOW)
+    seen = replace(
+        seen,
+        functions=tuple(replace(one, memory=plan.scales[one.function.key].memory) for one in seen.functions),
+        turns=plan.turns,
+    )
+    whole, scaled = [], []
+    gc.disable()
+    for _ in range(repeat):
+        fresh = cold(seen)
+        began = perf_counter()
+        plan = next_steps(fresh, NOW + 1)
+        whole.append(perf_counter() - began)
+        fresh = cold(seen)
+        began = perf_counter()
+        scaling(fresh)
+        scaled.append(perf_counter() - began)
+        gc.collect()
+    gc.enable()
+    return sorted(whole), sorted(scaled), plan
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--functions", type=int, default=1000)
+    parser.add_argument("--active", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=20)
+    given = parser.parse_args()
+    print("| functions | active | workers | decision, median | least | of it scaling | steps |")
+    print("|---|---|---|---|---|---|---|")
+    median = 0.0
+    for functions, active in ((given.functions // 10, given.active // 10), (given.functions, given.active)):
+        whole, scaled, plan = measure(functions, active, given.workers, given.repeat)
+        median = statistics.median(whole)
+        figures = (median, whole[0], statistics.median(scaled))
+        shown = " | ".join(f"{seconds * 1e3:.1f} ms" for seconds in figures)
+        print(f"| {functions} | {active} | {given.workers} | {shown} | {len(plan.steps)} |")
+    print(f"limit {LIMIT * 1e3:.0f} ms: {'kept' if median <= LIMIT else 'exceeded'}")
+    return 0 if median <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
