@@ -13,11 +13,11 @@ from forebay_api.function import Scaling
 from sim import recorded, traces
 from sim.hardware import Hardware
 from sim.models import SHAPES as SIZES
-from sim.report import POLICIES, TITLES, Case, compare
+from sim.report import FIELDS, POLICIES, TITLES, Case, compare
 
 EXAMPLES = """examples:
   python -m sim run --trace azure-code                          four functions of bursty code completion, one hour
-  python -m sim run --trace all --hours 0.5 --sweep 10 120      every trace; ours with three grace periods
+  python -m sim run --trace all --sweep grace=120 target=8      every trace; ours with other settings too
   python -m sim run --trace mooncake --policy forebay knative --gpus 32 --link 5 --bucket 0
   python -m sim run --file BurstGPT_1.csv --format burstgpt     a real trace that you have
   python -m sim day                                             10,000 devices, 3,000 functions, one day
@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
 def _shared(parser: argparse.ArgumentParser, *, gpus: int, functions: int, hours: float) -> None:
     add = parser.add_argument
     add("--policy", nargs="+", choices=("all", *POLICIES), default=["all"], help="which to compare (default all)")
-    add("--sweep", nargs="*", type=int, default=[], metavar="S", help="ours again with these grace periods, seconds")
+    swept = f"ours again with other settings, such as grace=120 or target=8,grace=120; known: {', '.join(FIELDS)}"
+    add("--sweep", nargs="*", default=[], metavar="SETTINGS", help=swept)
     add("--gpus", type=int, default=gpus, help=f"devices in all (default {gpus})")
     add("--per-node", type=int, default=8, help="devices of a node (default 8)")
     add("--link", type=float, default=2.0, help="GB/s by which one device gets weights (default 2)")

@@ -122,8 +122,9 @@ class Fleet:
 
     def _consider(self, function: Function) -> None:
         """Whether this arrival asks for a decision, now or at the next tick."""
-        if not function.replicas:
-            if function.requests == 1 or self.policy.instant:
+        if not any(not replica.draining for replica in function.replicas):
+            # Nothing is on its way for it; who is short already waits for devices.
+            if function.index not in self.room.short:
                 self.check(function, None)
             return
         if self.policy.loud(function):
@@ -269,7 +270,7 @@ class Fleet:
         missing = function.desired - len(live)
         missing = max(missing - filling, 0) if missing > 0 else missing
         for replica in function.replicas:
-            if missing > 0 and replica.draining:
+            if missing > 0 and replica.draining and not self.room.short:
                 replica.draining = False
                 missing -= 1
         while missing > 0:

@@ -88,8 +88,31 @@ def verdict(ours: Sequence[Outcome], other: Outcome) -> str:
     return f"{mine.policy} does NOT beat {other.policy}: {devices:.2f} × its device-seconds, {wait:.2f} × its p99"
 
 
-def compare(case: Case, names: Sequence[str], graces: Sequence[int] = ()) -> Compared:
-    """Every policy of ``names`` on ``case``; ours again with each grace period of ``graces`` (seconds)."""
+FIELDS = {
+    "grace": "scale_to_zero_grace_period_seconds",
+    "target": "target",
+    "utilization": "target_utilization_percent",
+    "window": "window_seconds",
+    "delay": "scale_down_delay_seconds",
+    "min": "min_replicas",
+}
+
+
+def variant(words: str) -> dict[str, float]:
+    """The fields of `Scaling` that ``words`` ("grace=120,target=8") name. Raises ValueError."""
+    found: dict[str, float] = {}
+    for word in words.split(","):
+        name, _, value = word.partition("=")
+        if name not in FIELDS or not value.isdigit():
+            raise ValueError(f"--sweep {words!r}: {word!r} is not one of {', '.join(FIELDS)} with =number")
+        found[FIELDS[name]] = int(value)
+    return found
+
+
+def compare(case: Case, names: Sequence[str], variants: Sequence[str] = ()) -> Compared:
+    """Every policy of ``names`` on ``case``; ours again with each of ``variants``. Raises ValueError for one of them
+    that cannot be read."""
+    sweep = {words: variant(words) for words in variants}
     began = process_time()
     oracle = case.run(Oracle())
     outcomes = []
@@ -102,8 +125,5 @@ def compare(case: Case, names: Sequence[str], graces: Sequence[int] = ()) -> Com
         }[name]
         outcomes.append(case.run(policy))
         if name == "forebay":
-            outcomes += [
-                case.run(Ours(f"forebay, grace {grace} s"), scale_to_zero_grace_period_seconds=grace)
-                for grace in graces
-            ]
+            outcomes += [case.run(Ours(f"forebay {words}"), **fields) for words, fields in sweep.items()]
     return Compared(case, oracle, outcomes, process_time() - began)
