@@ -6,14 +6,13 @@ import argparse
 import gc
 import statistics
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tests")]
 
 from deciding.values import function, model, pipeline, snapshot, worker  # noqa: E402  # the path is made above
-
 from forebay_api.model import Epoch, Stage  # noqa: E402
 from forebay_operator.decide import lead, routes  # noqa: E402
 from forebay_operator.decide.load import Load, Measured  # noqa: E402
@@ -30,7 +29,8 @@ from forebay_operator.decide.seen import (  # noqa: E402
 
 NOW = 100_000.0
 LIMIT = 0.05
-"""Seconds that one decision of 1,000 functions may take."""
+"""Seconds that one decision of 1,000 functions may take. It waits for nothing: where nothing else runs, the processor's
+clock and the wall's say the same."""
 
 UNITS = (10**8, *[2 * 10**8] * 32, 10**8)
 
@@ -77,8 +77,17 @@ def cold(seen: Snapshot) -> Snapshot:
     return replace(seen)
 
 
-def measure(functions: int, active: int, workers: int, repeat: int) -> tuple[list[float], list[float], Plan]:
-    """Seconds of whole decisions and of the scaling in them, ascending, and the last plan."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Seconds: medians of decisions and of the scaling in them, by the processor's clock and by the wall's."""
+
+    whole: float
+    scaled: float
+    wall: float
+    plan: Plan
+
+
+def measure(functions: int, active: int, workers: int, repeat: int) -> Taken:
     seen = fleet(functions, active, workers)
     plan = next_steps(cold(seen), NOW)
     seen = replace(
@@ -86,20 +95,21 @@ def measure(functions: int, active: int, workers: int, repeat: int) -> tuple[lis
         functions=tuple(replace(one, memory=plan.scales[one.function.key].memory) for one in seen.functions),
         turns=plan.turns,
     )
-    whole, scaled = [], []
+    whole, scaled, wall = [], [], []
     gc.disable()
     for _ in range(repeat):
         fresh = cold(seen)
-        began = perf_counter()
+        began, began_at = process_time(), perf_counter()
         plan = next_steps(fresh, NOW + 1)
-        whole.append(perf_counter() - began)
+        whole.append(process_time() - began)
+        wall.append(perf_counter() - began_at)
         fresh = cold(seen)
-        began = perf_counter()
+        began = process_time()
         scaling(fresh)
-        scaled.append(perf_counter() - began)
+        scaled.append(process_time() - began)
         gc.collect()
     gc.enable()
-    return sorted(whole), sorted(scaled), plan
+    return Taken(statistics.median(whole), statistics.median(scaled), statistics.median(wall), plan)
 
 
 def main() -> int:
@@ -109,17 +119,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=20)
     given = parser.parse_args()
-    print("| functions | active | workers | decision, median | least | of it scaling | steps |")
+    print("| functions | active | workers | decision | of it scaling | by the wall's clock | steps |")
     print("|---|---|---|---|---|---|---|")
-    median = 0.0
+    slowest = 0.0
     for functions, active in ((given.functions // 10, given.active // 10), (given.functions, given.active)):
-        whole, scaled, plan = measure(functions, active, given.workers, given.repeat)
-        median = statistics.median(whole)
-        figures = (median, whole[0], statistics.median(scaled))
-        shown = " | ".join(f"{seconds * 1e3:.1f} ms" for seconds in figures)
-        print(f"| {functions} | {active} | {given.workers} | {shown} | {len(plan.steps)} |")
-    print(f"limit {LIMIT * 1e3:.0f} ms: {'kept' if median <= LIMIT else 'exceeded'}")
-    return 0 if median <= LIMIT else 1
+        taken = measure(functions, active, given.workers, given.repeat)
+        shown = " | ".join(f"{seconds * 1e3:.1f} ms" for seconds in (taken.whole, taken.scaled, taken.wall))
+        print(f"| {functions} | {active} | {given.workers} | {shown} | {len(taken.plan.steps)} |")
+        slowest = max(slowest, taken.whole)
+    print(f"limit {LIMIT * 1e3:.0f} ms of the processor: {'kept' if slowest <= LIMIT else 'exceeded'}")
+    return 0 if slowest <= LIMIT else 1
 
 
 if __name__ == "__main__":
