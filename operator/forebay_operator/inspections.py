@@ -100,6 +100,7 @@ class Inspections:
         self._unseen = False
         self._questions: dict[Subject, _Question] = {}
         self._answers: dict[Subject, Model | Failure] = {}
+        self._of_uri: dict[str, dict[Subject, None]] = {}
         self._tried: dict[Subject, Token | Refused] = {}
         self._heard: dict[Subject, float] = {}
         self._condemned: dict[Subject, tuple[str, str]] = {}
@@ -124,8 +125,8 @@ class Inspections:
         """Those that turned out to be ``backbone``, which other sources may have too."""
         return [
             subject
-            for subject, answer in self._answers.items()
-            if subject.uri == uri and isinstance(answer, Model) and answer.backbone == backbone
+            for subject in self._of_uri.get(uri, ())
+            if isinstance(answer := self._answers.get(subject), Model) and answer.backbone == backbone
         ]
 
     def ask(
@@ -150,7 +151,7 @@ class Inspections:
         before = _gist(self._answers.get(subject))
         self._heard[subject] = now
         self._tried[subject] = refused
-        self._answers[subject] = Failure(Reason.UNAUTHORIZED.value, refused.message, now)
+        self._answer(subject, Failure(Reason.UNAUTHORIZED.value, refused.message, now))
         self._unseen = True
         if before != Reason.UNAUTHORIZED.value:
             log.info("inspected", uri=subject.uri, backbone="", reason=Reason.UNAUTHORIZED.value)
@@ -218,6 +219,9 @@ class Inspections:
         for memory in (self._answers, self._tried, self._questions, self._heard, self._condemned, self._rests):
             for subject in [subject for subject in memory if subject not in wanted]:
                 del memory[subject]
+        self._of_uri.clear()
+        for subject, answer in self._answers.items():
+            self._answer(subject, answer)
 
     def _file(self, subject: Subject, answer: fleet_pb2.Inspection, now: float) -> None:
         before = _gist(self._answers.get(subject))
@@ -229,13 +233,17 @@ class Inspections:
         self._rests.pop(subject, None)
         backbone, message = self._condemned.get(subject, ("", ""))
         if answer.reason:
-            self._answers[subject] = Failure(answer.reason, answer.message, now)
+            self._answer(subject, Failure(answer.reason, answer.message, now))
         elif backbone == answer.model.backbone:
-            self._answers[subject] = _condemnation(message, now)
+            self._answer(subject, _condemnation(message, now))
         else:
-            self._answers[subject] = wire.model(answer.model)
+            self._answer(subject, wire.model(answer.model))
         if _gist(self._answers[subject]) != before:
             log.info("inspected", uri=subject.uri, backbone=answer.model.backbone, reason=answer.reason)
+
+    def _answer(self, subject: Subject, answer: Model | Failure) -> None:
+        self._answers[subject] = answer
+        self._of_uri.setdefault(subject.uri, {})[subject] = None
 
     def _rest(self, subject: Subject, message: str, now: float) -> None:
         before = self._rests.get(subject)
