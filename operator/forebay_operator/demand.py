@@ -142,9 +142,8 @@ class Demand(demand_pb2_grpc.DemandServicer):
                 self._last_ended[key] = max(self._last_ended.get(key, 0.0), told.last_ended_unix_us / 1e6)
         for first in report.first_tokens:
             self._first_token(first)
-        news = {
-            key for key in before.keys() | gateway.functions.keys() if before.get(key) != gateway.functions.get(key)
-        }
+        named = before.keys() | gateway.functions.keys()
+        news = {key for key in named if _gist(before.get(key)) != _gist(gateway.functions.get(key))}
         self._count_tokens(before, gateway.functions, now)
         self._record(news, now)
         if news or report.first_tokens:
