@@ -66,7 +66,10 @@ class Parts:
 
     async def run(self, source: AsyncIterator[LoadedFunctions]) -> None:
         """Until cancelled. A source that ends has said all that it will ever say; one that raises ends us."""
-        await together(self.functions.follow(source), self.control.run())
+        try:
+            await together(self.functions.follow(source), self.control.run())
+        finally:
+            self.control.decisions.keep(())  # a standby shows no numbers of a term that is over
 
 
 def assemble(

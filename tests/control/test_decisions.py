@@ -154,6 +154,13 @@ def test_gauges_follow(rig: Rig) -> None:
     assert [gauge(name) for name in names] == [1.0, 1.0, 0.0, 0.0]
 
 
+async def test_an_operator_that_acts_no_more_shows_no_numbers(system: System) -> None:
+    await system.start(function("a", "file:///m/a"))
+    await until(lambda: gauge("desired_replicas") == 0.0)
+    await system.operator.stop()
+    assert gauge("desired_replicas") is None
+
+
 async def test_a_running_operator_remembers_what_it_decided(system: System) -> None:
     await system.start(function("a", "file:///m/a", replicas=0))
     system.source.apply(function("a", "file:///m/a", generation=2, replicas=1))
