@@ -12,7 +12,7 @@ import pytest
 from deciding.test_whole_life import fleet
 from deciding.values import function, model
 from deciding.world import World
-from forebay_api.function import LoadingStrategy, Scaling
+from forebay_api.function import Scaling
 from forebay_operator.decide.pressure import AGING, RESIDENCE, Turn
 from forebay_operator.decide.seen import FunctionSeen, PipelinePhase
 
@@ -20,7 +20,7 @@ ONE = 900
 """Bytes of a device for one model."""
 
 
-def of(name: str, *, priority: int = 0, least: int = 0) -> FunctionSeen:
+def of(name: str, *, priority: int = 0, least: int = 0, stages: int = 1) -> FunctionSeen:
     """A function of which every request is a replica."""
     scaling = Scaling(
         min_replicas=least,
@@ -29,7 +29,7 @@ def of(name: str, *, priority: int = 0, least: int = 0) -> FunctionSeen:
         max_replicas=8,
         scale_to_zero_grace_period_seconds=5,
     )
-    return function(name, backbone=f"m-{name}", priority=priority, scaling=scaling, strategy=LoadingStrategy.FULL)
+    return function(name, backbone=f"m-{name}", priority=priority, scaling=scaling, max_stages=stages)
 
 
 class Crowd:
@@ -165,8 +165,11 @@ def test_random_fleets_serve_everybody_and_take_nothing_before_its_time(seed: in
     names = "fgh"[: chance.randint(2, 3)]
     priority = {name: chance.choice([0, 0, 1]) for name in names}
     least = {name: chance.choice([0, 0, 1]) for name in names}
-    functions = [of(name, priority=priority[name], least=least[name]) for name in names]
-    crowd = Crowd(functions, chance.randint(1, 3), chance.choice([ONE, 2 * ONE]))
+    devices, memory, stages = chance.choice(
+        [(1, ONE, 1), (2, ONE, 1), (3, ONE, 4), (2, 2 * ONE, 2), (2, 600, 4), (4, 600, 4)]
+    )
+    functions = [of(name, priority=priority[name], least=least[name], stages=stages) for name in names]
+    crowd = Crowd(functions, devices, memory)
     longest = AGING + len(names) * (RESIDENCE + 10)
     for _ in range(40):
         if chance.random() < 0.2:

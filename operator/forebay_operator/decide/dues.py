@@ -9,7 +9,7 @@ from forebay_api.conditions import Reason
 from forebay_operator.decide import levy, turns
 from forebay_operator.decide.cut import Refusal
 from forebay_operator.decide.evict import Cutter
-from forebay_operator.decide.pressure import PATIENCE, Payment, Stake, Turns
+from forebay_operator.decide.pressure import PATIENCE, Kind, Payment, Stake, Turns
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.stakes import stakes
 from forebay_operator.decide.want import Want
@@ -34,7 +34,6 @@ class Dues:
     now: float
     payments: list[Payment] = field(init=False)
     new: list[Payment] = field(default_factory=list)
-    payers: set[str] = field(default_factory=set)
     wakes: list[float] = field(default_factory=list)
     refused: dict[str, Refusal] = field(default_factory=dict)
     _reserved: set[str] = field(default_factory=set)
@@ -61,38 +60,52 @@ class Dues:
         lacks = lack.refusal is not None or lack.more > 0
         fresh = all(self.now < payment.at + PATIENCE for payment in mine)
         if lacks and fresh and turns.under_way(seen, mine):
-            self._keep(seen, want, lack, mine)
-            return
-        if lack.refusal is not None:
-            self.refused[want.backbone] = lack.refusal
-        found = self._levy(seen, want, lack, cut_with) if lacks and want.claims else levy.Levy()
-        for payment in mine:
-            self.payments.remove(payment)
+            found = self._instead(seen, want, lack, cut_with, mine)
+            if not found.payments:
+                self._keep(seen, want, lack, mine)
+                return
+        else:
+            found = self._levy(seen, want, lack, cut_with) if lacks and want.claims else levy.Levy()
+        refusal = found.refusal or lack.refusal
+        if refusal is not None:
+            paying = want.backbone in self.owed()
+            self.refused[want.backbone] = Refusal(Reason.QUEUED, refusal.message) if paying else refusal
         if found.wake_at is not None:
             self.wakes.append(found.wake_at)
-        if found.refusal is not None:
-            self.refused[want.backbone] = found.refusal
+        for payment in mine:
+            self.payments.remove(payment)
         if found.payments:
             self._take(seen, want, lack, found)
 
     def left(self) -> Turns:
         """What the next pass must know."""
-        return turns.after(self.before, self.payments, self.payers, self.now)
+        payers = {payment.payer for payment in self.new if payment.dear}
+        return turns.after(self.before, self.payments, payers, self.now)
 
     def wake_at(self) -> float | None:
         return min((*self.wakes, *(payment.at + PATIENCE for payment in self.payments)), default=None)
 
-    def _levy(self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter) -> levy.Levy:
+    def _instead(self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter, mine: Sequence[Payment]) -> levy.Levy:
+        """Of who is idle by now, what others who pay have use for and have not left yet."""
+        if lack.refusal is None or not any(payment.dear for payment in mine):
+            return levy.Levy()
+        return self._levy(seen, want, lack, cut_with, besides=frozenset(payment.payer for payment in mine))
+
+    def _levy(
+        self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter, besides: Set[str] | None = None
+    ) -> levy.Levy:
+        """``besides``: of idle ones alone, and none of these."""
         if lack.refusal is not None and lack.refusal.reason is not Reason.INSUFFICIENT_GPUS:
             return levy.Levy()
         owed = self.owed()
         if self._stakes is None:
             self._stakes = stakes(seen, self.wanted, owed, self.now)
+        able = [s for s in self._stakes if besides is None or (s.kind is Kind.IDLE and s.backbone not in besides)]
         asks = levy.claim(seen, want, owed.get(want.backbone, set()), self.now)
         banned = want.outside(seen) | self._reserved | owed.get(want.backbone, set())
         if lack.refusal is not None:
-            return levy.for_first(seen, want, asks, self._stakes, banned, cut_with, self.now)
-        return levy.for_more(seen, want, asks, self._stakes, banned, lack.more, self.now)
+            return levy.for_first(seen, want, asks, able, banned, cut_with, self.now)
+        return levy.for_more(seen, want, asks, able, banned, lack.more, self.now)
 
     def _keep(self, seen: Snapshot, want: Want, lack: Lack, mine: Sequence[Payment]) -> None:
         self._reserved.update(worker for payment in mine for worker in payment.workers if worker in seen.named)
@@ -105,6 +118,5 @@ class Dues:
         others = [replace(p, workers=tuple(w for w in p.workers if w not in taken)) for p in self.payments]
         self.payments = [*(payment for payment in others if payment.workers), *found.payments]
         self.new += found.payments
-        self.payers |= found.payers
         self._stakes = None
         self._keep(seen, want, lack, found.payments)

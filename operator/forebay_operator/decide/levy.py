@@ -15,11 +15,10 @@ from forebay_operator.decide.want import Want
 
 @dataclass(frozen=True, slots=True)
 class Levy:
-    """``payers`` have use for what they give. ``refusal``: why there is nothing yet. ``wake_at``: unix seconds when
+    """``refusal``: why there is nothing yet. ``wake_at``: unix seconds when
     somebody who may not be asked now may be."""
 
     payments: tuple[Payment, ...] = ()
-    payers: frozenset[str] = frozenset()
     refusal: Refusal | None = None
     wake_at: float | None = None
 
@@ -93,10 +92,17 @@ def _levied(seen: Snapshot, asks: Claim, found: Sequence[Stake], now: float) -> 
     for stake in found:
         by_payer.setdefault(stake.backbone, []).append(stake)
     payments = tuple(
-        Payment(payer, asks.backbone, tuple(stake.worker for stake in paid), _why(seen, asks, paid, now), now)
+        Payment(
+            payer=payer,
+            receiver=asks.backbone,
+            workers=tuple(stake.worker for stake in paid),
+            why=_why(seen, asks, paid, now),
+            at=now,
+            dear=any(stake.kind is not Kind.IDLE for stake in paid),
+        )
         for payer, paid in by_payer.items()
     )
-    return Levy(payments, frozenset(stake.backbone for stake in found if stake.kind is not Kind.IDLE))
+    return Levy(payments)
 
 
 def _why(seen: Snapshot, asks: Claim, paid: Sequence[Stake], now: float) -> str:

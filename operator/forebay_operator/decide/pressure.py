@@ -37,13 +37,14 @@ PATIENCE = 30.0
 @dataclass(frozen=True, slots=True)
 class Payment:
     """``payer`` leaves ``workers`` so that ``receiver`` can have them; both are backbones. ``why`` is for people.
-    ``at``: unix seconds when it was decided."""
+    ``at``: unix seconds when it was decided; ``dear``: ``payer`` has use for what it gives."""
 
     payer: str
     receiver: str
     workers: tuple[str, ...]
     why: str
     at: float = 0.0
+    dear: bool = False
 
 
 @dataclass(frozen=True, slots=True)

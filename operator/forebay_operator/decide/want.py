@@ -92,8 +92,6 @@ def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale], now: float = 0.0)
 def _want(
     seen: Snapshot, backbone: str, functions: Sequence[FunctionSeen], scales: Mapping[FunctionKey, Scale]
 ) -> Want:
-    if not any(scales[function.function.key].desired for function in functions):
-        return Want(backbone)
     chosen = [_share(seen, backbone, function, scales[function.function.key]) for function in functions]
     active = [function for function, scale in zip(functions, chosen, strict=True) if scale.desired]
     if not active:
@@ -127,7 +125,7 @@ def _share(seen: Snapshot, backbone: str, function: FunctionSeen, scale: Scale) 
         serving = sum(alone(seen, backbone, worker.name) for worker in seen.workers)
         most = min(scale.desired, max(serving, 1))
         return replace(scale, desired=most, load=min(scale.load, most), floor=0, ceiling=most)
-    return scale if function.failure is None else replace(scale, desired=0)
+    return scale if function.failure is None or not scale.desired else replace(scale, desired=0)
 
 
 def _presses(backbone: str, function: FunctionSeen) -> bool:
