@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import shutil
 from pathlib import Path
 
@@ -37,3 +38,15 @@ def test_each_alert_has_a_case_of_either_kind() -> None:
         kinds[alert].add(bool(asked["exp_samples"]))
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     assert dict(kinds) == {rule["alert"]: {True, False} for rule in rules if "alert" in rule}
+
+
+def test_what_alerts_say_is_filled_in() -> None:
+    """Of labels, only those that the alert has when it fires."""
+    labels: dict[str, set[str]] = collections.defaultdict(set)
+    for case in yaml.safe_load(CASES.read_text())["tests"]:
+        for sample in case["promql_expr_test"][0]["exp_samples"]:
+            labels[case["name"].partition(":")[0]] |= set(re.findall(r"(\w+)=", sample["labels"]))
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            said = " ".join(rule.get("annotations", {}).values())
+            assert set(re.findall(r"\$labels\.(\w+)", said)) <= labels[rule.get("alert", "")], rule
