@@ -1,0 +1,153 @@
+"""What this machine computes and loads, measured on a running Forebay: the simulator's constants for it."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.models import Kind
+
+from forebay_api.model import Model, Unit, UnitKind
+from forebay_operator.decide.seen import Costs
+from local.system import System
+
+BUDGET = 256
+"""Prompt tokens in a step (the engine's, on a CPU)."""
+PROMPTS = (16, 64, 256)
+BATCHES = (1, 4, 8)
+TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``overhead``: seconds of a request beside computing; ``start``: from a cold request to its first byte;
+    ``link``: bytes per second that a link really gave."""
+
+    kind: Kind
+    overhead: float
+    start: float
+    link: float
+
+    def __str__(self) -> str:
+        step = 1e3 * self.kind.step(1, 1)
+        prefill = 64 / self.kind.prefill(64)
+        return (
+            f"calibrated: {step:.1f} ms a step of one token, {prefill:.0f} prompt tokens/s, "
+            f"{1e3 * self.overhead:.0f} ms beside computing, {1e3 * self.start:.0f} ms to the first byte, "
+            f"{self.link / 1e6:.1f} MB/s a link"
+        )
+
+
+async def calibrate(system: System, name: str, link: float, repeat: int) -> Calibration:
+    """Costs of ``name``, which is at zero now and alone in asking. ``link``: bytes per second as emulated."""
+    await first_token(system, name, 16)
+    seen = await system.until(lambda seen: _done(seen, name), "the first replica holds all, alone")
+    model = next(model for model in seen["models"] if model["backbone"] == _function(seen, name)["backbone"])
+    cold = next(cold for cold in seen["coldStarts"] if cold["name"] == name)
+    took, said = cold["servableAt"] - cold["firstByteAt"], cold["predicted"]["servable"]
+    firsts: dict[int, list[float]] = {prompt: [] for prompt in PROMPTS}
+    steps: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    for _ in range(repeat):
+        for prompt, seconds in firsts.items():
+            seconds.append(await first_token(system, name, prompt))
+        for batch, seconds in steps.items():
+            seconds.append(await step_seconds(system, name, batch))
+    return _fitted(
+        model_of(model),
+        {prompt: statistics.median(seconds) for prompt, seconds in firsts.items()},
+        {batch: statistics.median(seconds) for batch, seconds in steps.items()},
+        start=cold["firstByteAt"] - cold["queuedAt"],
+        link=link * said / took,
+    )
+
+
+def _fitted(
+    model: Model, firsts: dict[int, float], steps: dict[int, float], *, start: float, link: float
+) -> Calibration:
+    """Steps of a few tokens were measured apart; a prompt's first token has the overhead in it, which is what the
+    shortest prompt takes beyond such a step."""
+    slope = max(firsts[256] - firsts[64], 0.0) / 192
+    shortest = max(steps[8], steps[1]) + 8 * slope
+    overhead = max(firsts[16] - shortest, 0.0)
+    samples = [*steps.items(), (16, shortest), (64, firsts[64] - overhead), (256, firsts[256] - overhead)]
+    rising = []
+    for tokens, seconds in samples:
+        rising.append((tokens, max(seconds, rising[-1][1] if rising else 0.0)))
+    # All of a step is put down to its layers: only the sum is measured.
+    layer = tuple((tokens, seconds / model.layers) for tokens, seconds in rising)
+    return Calibration(Kind(model, Costs(layer=layer, head=((1, 0.0),)), BUDGET), overhead, start, link)
+
+
+def _function(seen: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(function for function in seen["functions"] if function["name"] == name)
+
+
+def _done(seen: dict[str, Any], name: str) -> bool:
+    cold = [cold for cold in seen["coldStarts"] if cold["name"] == name]
+    return bool(cold) and cold[0]["consolidatedAt"] is not None and cold[0]["firstTokenAt"] is not None
+
+
+def model_of(told: dict[str, Any]) -> Model:
+    """The model as the operator shows it."""
+    units = tuple(
+        Unit(unit["index"], UnitKind(unit["kind"]), unit["linkBytes"], unit["residentBytes"], unit["parameters"])
+        for unit in told["units"]
+    )
+    return Model(
+        backbone=told["backbone"],
+        uri=told["uri"],
+        dtype=told["dtype"],
+        architecture=told["architecture"],
+        units=units,
+        tied=told["tied"],
+        hidden_size=told["hiddenSize"],
+        layers=told["layers"],
+        vocab_size=told["vocabSize"],
+        max_model_len=told["maxModelLen"],
+        kv_bytes_per_token_per_layer=told["kvBytesPerTokenPerLayer"],
+    )
+
+
+_asked = 0
+
+
+def prompt_of(tokens: int) -> str:
+    """About so many tokens, and no other prompt's beginning: nothing of it is in a cache."""
+    global _asked
+    _asked += 1
+    return f"{_asked:05d}" + " mill" * max(tokens - 5, 0)
+
+
+async def ask(system: System, name: str, prompt: int, answer: int) -> tuple[float, float]:
+    """Seconds to the first piece of text and to the end of one request."""
+    began = time.monotonic()
+    first = 0.0
+    async with system.client() as client:
+        stream = await client.completions.create(
+            model=name,
+            prompt=prompt_of(prompt),
+            max_tokens=answer,
+            temperature=0,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        async for chunk in stream:
+            if chunk.choices and not first:
+                first = time.monotonic() - began
+    return first, time.monotonic() - began
+
+
+async def first_token(system: System, name: str, prompt: int) -> float:
+    first, _ = await ask(system, name, prompt, 1)
+    return first
+
+
+async def step_seconds(system: System, name: str, batch: int) -> float:
+    """Of a step that writes one token of each of ``batch`` requests."""
+    found: Sequence[tuple[float, float]] = await asyncio.gather(*(ask(system, name, 16, TOKENS) for _ in range(batch)))
+    latest, ended = max(first for first, _ in found), max(end for _, end in found)
+    return (ended - latest) / (TOKENS - 1)
