@@ -170,3 +170,23 @@ async def test_a_running_operator_remembers_what_it_decided(system: System) -> N
     assert [(one["desired"], one["reason"]) for one in scaling["decisions"]][:2] == [(1, "Pinned"), (0, "Pinned")]
     system.source.apply()
     await until(lambda: gauge("desired_replicas") is None)
+
+
+async def test_a_running_operator_says_who_paid_for_whom(system: System) -> None:
+    kept = {"scaling": {"scaleToZeroGracePeriodSeconds": 600, "maxReplicas": 1}}
+    functions = (function("a", "file:///m/a", **kept), function("b", "file:///m/b", **kept))
+    await system.start(*functions, workers=1, memory_bytes=9 << 20)
+    system.gateway.ask("a", waiting=1)
+    await until(lambda: system.routes("aaaa"))
+    system.gateway.ask("a", ended=True)
+    system.gateway.ask("b", waiting=1)
+    await until(lambda: system.routes("bbbb"))
+
+    async def told(name: str, what: str) -> list[str]:
+        decisions = (await system.seen(name))["scaling"]["decisions"]
+        return [sentence for decision in decisions for sentence in decision[what]]
+
+    (paid,), (received,) = await told("a", "paid"), await told("b", "received")
+    assert paid.startswith("gave w0 up for default/b: ")
+    assert received.startswith("got w0 of default/a: ")
+    assert await told("a", "received") == await told("b", "paid") == []
