@@ -86,18 +86,22 @@ class FleetAsked:
 
 @dataclass(slots=True)
 class OwnAsked:
-    """Of the functions that brought ``query`` along. When its samples were scraped is known only where it does nothing
-    but select a series; of others, Prometheus vouches for the last five minutes."""
+    """Of the functions that brought ``query`` along. When its samples were scraped is known only where it is ``plain``:
+    does nothing but select a series. Of others, Prometheus vouches for the last five minutes."""
 
     query: str
     every: float
     clock: Callable[[], float]
     history: History[float] = field(default_factory=History)
+    plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plain = samples.is_plain(self.query)
 
     @property
     def bound(self) -> float:
         """Seconds after which a sample is too old."""
-        scraped = (self.history.interval or UNSEEN) if samples.is_plain(self.query) else 0.0
+        scraped = (self.history.interval or UNSEEN) if self.plain else 0.0
         return MISSED * max(self.every, scraped)
 
     async def ask(self, prometheus: Prometheus, longest: float) -> Trouble | None:
@@ -124,7 +128,7 @@ class OwnAsked:
         return _load(self.history, lambda value: value, function.spec.scaling, self.bound)
 
     async def _age(self, prometheus: Prometheus) -> float | Trouble:
-        if not samples.is_plain(self.query):
+        if not self.plain:
             return 0.0
         found = samples.own_value(await prometheus.query(self._stamps))
         if isinstance(found, Trouble):
@@ -136,8 +140,7 @@ class OwnAsked:
     async def _fill(self, prometheus: Prometheus, at: float, longest: float) -> None:
         since, step = _span(at, longest, self.every, self.bound)
         values = await prometheus.query_range(self.query, since, at, step)
-        plain = samples.is_plain(self.query)
-        stamps = await prometheus.query_range(self._stamps, since, at, step) if plain else None
+        stamps = await prometheus.query_range(self._stamps, since, at, step) if self.plain else None
         self.history.fill(since, samples.own_points(values, stamps, self.bound))
 
     @property

@@ -81,7 +81,7 @@ class Measurements:
             stale = Trouble(Reason.STALE_SAMPLES, f"the newest samples are older than {asked.bound:.0f} s")
             return _blind(asked.history.trouble or stale)
         spec = known.function.spec
-        if key not in self._loads or self._loads[key][0] != spec:
+        if key not in self._loads or self._loads[key][0] is not spec:
             self._loads[key] = spec, asked.load(known.function)
         load = self._loads[key][1]
         if load.known < spec.scaling.window_seconds:
@@ -93,15 +93,18 @@ class Measurements:
         """Until cancelled."""
         loop = asyncio.get_running_loop()
         interval = self._config.interval
-        async with Prometheus(self._config) as prometheus:
-            while True:
-                began = loop.time()
-                try:
-                    await self._round(prometheus)
-                except Exception:  # the border of the task: whatever it is, the next round may go well
-                    QUERIES.labels("Failed").inc()
-                    log.exception("a round of queries failed")
-                await asyncio.sleep(max(began + interval - loop.time(), interval / 10))
+        try:
+            async with Prometheus(self._config) as prometheus:
+                while True:
+                    began = loop.time()
+                    try:
+                        await self._round(prometheus)
+                    except Exception:  # the border of the task: whatever it is, the next round may go well
+                        QUERIES.labels("Failed").inc()
+                        log.exception("a round of queries failed")
+                    await asyncio.sleep(max(began + interval - loop.time(), interval / 10))
+        finally:
+            BLIND.clear()  # who does not lead any more is not asked
 
     async def _round(self, prometheus: Prometheus) -> None:
         """Ask all there is to ask. Who got no turn within the round's time is first in the next one."""
@@ -121,6 +124,7 @@ class Measurements:
                     workers.create_task(work())
         for left in jobs:
             left.history.trouble = LATE
+        self._loads = await self._means(functions)
         self._publish()
 
     def _jobs(self, functions: Mapping[FunctionKey, Known]) -> deque[FleetAsked | OwnAsked]:
@@ -167,11 +171,21 @@ class Measurements:
                 message=trouble.message,
             )
 
+    async def _means(self, functions: Mapping[FunctionKey, Known]) -> dict[FunctionKey, tuple[FunctionSpec, Load]]:
+        """Worked out here and not in passes, a few at a time: hours of a thousand functions are many numbers."""
+        found: dict[FunctionKey, tuple[FunctionSpec, Load]] = {}
+        for number, (key, known) in enumerate(functions.items()):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            asked = self._asked(known)
+            if asked is not None and asked.history.samples:
+                found[key] = known.function.spec, asked.load(known.function)
+        return found
+
     def _publish(self) -> None:
         """Have a pass made if functions are seen otherwise than after the last round."""
         functions, now = self._functions(), self._clock()
         self._troubles = {query: reason for query, reason in self._troubles.items() if not query or query in self._own}
-        self._loads.clear()
         told: dict[FunctionKey, object] = {}
         blind: collections.Counter[str] = collections.Counter()
         for key, known in functions.items():

@@ -169,7 +169,7 @@ def _refused(url: str, status: int, said: object) -> Troubled:
     kind, text = str(words.get("errorType", "")), str(words.get("error", ""))
     if status in (401, 403):
         return Troubled(Reason.PROMETHEUS_UNAUTHORIZED, f"{url} refuses our credentials ({status})")
-    if kind in ("bad_data", "execution"):
+    if kind in ("bad_data", "execution") or (text and status in (400, 422)):  # the latter by those who speak like it
         return Troubled(Reason.QUERY_INVALID, text)
     if kind in ("timeout", "canceled") or status == 504:
         return Troubled(Reason.PROMETHEUS_TIMEOUT, f"{url} gave up on the query: {text or status}")

@@ -125,6 +125,7 @@ def test_an_own_query_is_one_number() -> None:
         ("a + b", False),
         ("42", False),
         (" ", False),
+        (" " * 4000 + "+", False),
     ],
 )
 def test_whose_samples_have_a_time_of_their_own(query: str, plain: bool) -> None:

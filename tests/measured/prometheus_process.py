@@ -34,9 +34,10 @@ def free_port() -> int:
 
 
 class PrometheusProcess:
-    """``web``: its web.config file, for credentials and TLS."""
+    """``web``: its web.config file, for credentials and TLS; ``every``: how often it scrapes, and how long that may
+    take."""
 
-    def __init__(self, folder: Path, web: dict[str, object] | None = None) -> None:
+    def __init__(self, folder: Path, web: dict[str, object] | None = None, every: str = SCRAPE) -> None:
         self.port = free_port()
         self._folder = folder
         self._secure = "tls_server_config" in (web or {})
@@ -44,10 +45,8 @@ class PrometheusProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self.scrape()
         config = {
-            "global": {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE},
-            "scrape_configs": [
-                {"job_name": "gateways", "file_sd_configs": [{"files": [str(folder / "targets.json")]}]}
-            ],
+            "global": {"scrape_interval": every, "scrape_timeout": every},
+            "scrape_configs": [{"job_name": "forebay", "file_sd_configs": [{"files": [str(folder / "targets.json")]}]}],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         (folder / "web.yml").write_text(yaml.safe_dump(web or {}))

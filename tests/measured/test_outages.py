@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from forebay_operator.measurements import BLIND
 from measured.conftest import WINDOW, Bench, until_blind, until_known, until_seen
 from measured.prometheus_process import Gateways, PrometheusProcess, needs_prometheus
 
@@ -97,6 +98,8 @@ async def test_samples_grow_old_when_it_dies_and_comes_back_without_targets(frag
         fragile.prometheus.start()
         await until_blind(measurements, key, "StaleSamples")
         await until_blind(measurements, plain, "StaleSamples")
+    (blind,) = BLIND.collect()
+    assert blind.samples == []  # who does not lead any more says nothing of it
 
 
 @pytest.fixture

@@ -19,9 +19,7 @@ AHEAD = 5.0
 CLOCK = "forebay_gateway_time_seconds"
 """Every gateway shows it, also one that nothing was ever asked of."""
 
-PLAIN = re.compile(
-    r"""\s*(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?\s*(?:\{(?:[^{}"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*\})?\s*"""
-)
+PLAIN = re.compile(r"""(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?\s*(?:\{(?:[^{}"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*\})?""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,8 @@ def age_trouble(at: float, stamped: float, bound: float) -> Trouble | None:
 
 def is_plain(query: str) -> bool:
     """Whether it only selects series, so that ``timestamp()`` of it tells when they were scraped."""
-    return bool(query.strip()) and PLAIN.fullmatch(query) is not None
+    text = query.strip()
+    return bool(text) and PLAIN.fullmatch(text) is not None
 
 
 def own_value(answer: Answer) -> tuple[float, float] | Trouble:
