@@ -1,0 +1,55 @@
+"""Replicas follow what Prometheus measures of two gateways: up, down and to zero; and a person can read why."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from scraped import NAME, Scraped
+
+from local.reference import Reference
+from measured.prometheus_process import needs_prometheus
+
+pytestmark = [needs_prometheus, pytest.mark.asyncio(loop_scope="module")]
+
+PROMPT, TOKENS = "One two three four five six seven", 12
+
+
+async def test_load_rises_and_falls_and_stops(system: Scraped, model: Path) -> None:
+    reference = Reference(model)
+
+    async def same_tokens() -> None:
+        for answer in await system.clients.answers(PROMPT, TOKENS):
+            reference.check(answer, PROMPT, TOKENS, chat=False)
+
+    await system.until(lambda found: (found["desired"], found["ready"]) == (0, 0), "nothing runs")
+    for load, replicas in ((1, 1), (3, 2), (5, 3)):
+        await system.clients.ask(load)
+        await system.settled(replicas, load)
+        await same_tokens()
+    await whole(system, 3)
+    said = await system.forebay("explain", NAME)
+    first, second = said.splitlines()[:2]
+    assert "requests (mean of 6 s, Prometheus), 2 per replica: 3 replicas" in first
+    assert second.startswith("3 wanted, 3 answer (Mean")
+    assert "blind" not in said
+    for load, replicas in ((3, 2), (1, 1)):
+        await system.clients.ask(load)
+        await system.settled(replicas, load)
+        await same_tokens()
+    await system.clients.ask(0)
+    await system.until(lambda found: (found["desired"], found["ready"]) == (0, 0), "it stops")
+    assert "idle for 2 s" in await system.forebay("explain", NAME)
+    await same_tokens()  # from zero once more
+
+
+async def whole(system: Scraped, replicas: int) -> None:
+    """Each replica is all of the model on one worker, once what the start needed is over."""
+
+    def holds(view: dict[str, list[dict[str, list[str]]]]) -> bool:
+        formed = [pipeline for pipeline in view["pipelines"] if pipeline["phase"] == "Formed"]
+        return len(formed) == replicas and all(len(pipeline["stages"]) == 1 for pipeline in formed)
+
+    async with asyncio.timeout(60):
+        await system.system.until(holds, f"{replicas} workers with all of it")
