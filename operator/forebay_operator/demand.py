@@ -87,12 +87,15 @@ class Demand(demand_pb2_grpc.DemandServicer):
         return sum(gateway.lost is None for gateway in self._gateways.values())
 
     def blind_until(self, now: float) -> float | None:
-        """When low numbers may be believed again (unix seconds); None if they may now."""
+        """When low numbers may be believed again, as far as is known (unix seconds); None if they may now. Without any
+        gateway they never may: that nobody asks is what only a gateway can say."""
         since = [gateway.lost for gateway in self._gateways.values() if gateway.lost is not None]
         if self._unheard_since is not None:
             since.append(self._unheard_since)
         until = max((moment + MEMORY for moment in since), default=0.0)
-        return until if until > now else None
+        if until > now:
+            return until
+        return None if self.connected() else now + MEMORY
 
     def keep(self, functions: Mapping[FunctionKey, Scaling]) -> None:
         """Forget all other functions. One whose windows or metric changed is measured anew."""

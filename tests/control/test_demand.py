@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from control.actors import until
 from forebay_api.function import FunctionKey, Scaling, ScalingMetric
 from forebay_operator.demand import Demand
 from forebay_operator.window import PIECES
@@ -169,3 +170,18 @@ async def test_a_lost_gateway_counts_for_a_while(heard: Heard) -> None:
     assert heard.demand.seen(KEY, heard.now).in_flight == 5
     assert not heard.demand.seen(KEY, heard.now).blind
     await one.end()
+
+
+async def test_without_any_gateway_nothing_is_known_however_long(heard: Heard) -> None:
+    heard.demand.keep({KEY: Scaling()})
+    for later in (0.0, 9.0, 11.0, 5000.0):
+        assert heard.demand.seen(KEY, 1000.0 + later).blind
+    one = Stream(heard, "one")
+    await one.say(7000.0, in_flight=1)
+    assert not heard.demand.seen(KEY, 7000.0).blind
+    await one.end()
+    await until(lambda: not heard.demand.connected())
+    heard.now = 9000.0
+    assert heard.demand.seen(KEY, 9000.0).in_flight == 0
+    assert heard.demand.seen(KEY, 9000.0).blind
+    assert heard.demand.blind_until(9000.0) == 9010.0

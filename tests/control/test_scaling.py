@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +49,9 @@ def condition(made: Parts, kind: ConditionType = ConditionType.SCALING_ACTIVE) -
     return found.status.value, found.reason
 
 
-async def heard(made: Parts) -> None:
+def heard(made: Parts) -> None:
     """As if a gateway reported: else it is missing, and that is what blinds."""
-    made.demand._unheard_since = None
+    made.demand._greet("gateway", time.time())
 
 
 class TestMeasurements:
@@ -63,14 +64,14 @@ class TestMeasurements:
 
     async def test_nobody_is_blind_where_none_are_configured(self, tmp_path: Path) -> None:
         made = await parts(tmp_path, None, function("a", "file:///m/a"))
-        await heard(made)
+        heard(made)
         assert condition(made) == ("True", "Scaling")
 
     async def test_their_trouble_is_said_and_that_it_is_over(self, tmp_path: Path) -> None:
         said = Said(Measured(None, ("StaleSamples", "the newest sample is 90 s old")))
         made = await parts(tmp_path, said, function("a", "file:///m/a"))
         assert condition(made) == ("False", "MetricsUnavailable")
-        await heard(made)
+        heard(made)
         assert condition(made) == ("False", "StaleSamples")
         said.measured = KNOWN
         assert condition(made) == ("True", "Scaling")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 
@@ -261,6 +262,8 @@ class TestBlind:
             asked(0, load(0.0), ended=NOW - 90, measured=Measured(None, TROUBLE)),
             asked(1, load(0.1), measured=Measured(load(0.0), TROUBLE)),
             asked(0, load(0.0), ended=NOW - 90, measured=Measured(None)),
+            asked(1, load(0.1), measured=Measured(load(nan))),
+            asked(1, load(0.1), measured=Measured(load(0.1, inf)), scaling=OWN),
             asked(1, load(0.1, known=59.0)),
             asked(1, load(0.1), measured=Measured(load(0.1, known=30.0))),
             asked(0, load(0.0), ended=NOW - 90, measured=Measured(None, TROUBLE), scaling=OWN),
@@ -273,6 +276,9 @@ class TestBlind:
         # neither of those that serve nor of those that were decided on
         memory = Memory(last=5, tick_began=NOW, tick_base=5)
         assert desired(replace(blind, memory=memory), NOW, current).desired == max(current, 5)
+
+    def test_less_than_nothing_is_nothing(self) -> None:
+        assert desired(asked(1, load(0.0), measured=Measured(load(-5.0)), scaling=OWN), NOW, 1).desired == 1
 
     def test_it_says_why(self) -> None:
         scale = desired(asked(1, measured=Measured(None, TROUBLE)), NOW, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from forebay_api.function import Scaling, ScalingMetric
 from forebay_operator.decide.load import Load, Source
@@ -29,11 +30,11 @@ class Means:
 
     @property
     def stable(self) -> float:
-        return round(self.load.stable / self.per_replica, DIGITS)
+        return round(max(self.load.stable, 0.0) / self.per_replica, DIGITS)
 
     @property
     def panic(self) -> float:
-        return round(self.load.panic / self.per_replica, DIGITS)
+        return round(max(self.load.panic, 0.0) / self.per_replica, DIGITS)
 
     def in_time(self, scaling: Scaling, lead: float) -> float:
         """Replicas' worth after ``lead`` seconds (of which one window counts), if the load goes on rising as it does; 0
@@ -69,7 +70,7 @@ def gauge(function: FunctionSeen) -> Gauge:
     counted = _counted(scaling, demand.load)
     own = scaling.prometheus is not None
     blind = _blind(function)
-    if measured is None or measured.load is None or measured.trouble is not None:
+    if measured is None or measured.load is None or measured.trouble is not None or not _numbers(measured.load):
         own = False
         stable = panic = counted
         rising: tuple[Means, ...] = (counted,)
@@ -108,7 +109,13 @@ def _blind(function: FunctionSeen) -> str:
         return ""
     if measured.trouble is not None:
         return measured.trouble[1]
-    return "" if measured.load is not None else "Prometheus has not answered yet"
+    if measured.load is None:
+        return "Prometheus has not answered yet"
+    return "" if _numbers(measured.load) else "Prometheus gave no numbers"
+
+
+def _numbers(load: Load) -> bool:
+    return isfinite(load.stable) and isfinite(load.panic)
 
 
 def _filling(scaling: Scaling, load: Load) -> str:
