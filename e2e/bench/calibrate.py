@@ -56,7 +56,7 @@ async def calibrate(system: System, name: str, link: float, repeat: int) -> Cali
             seconds.append(await first_token(system, name, prompt))
         for batch, seconds in steps.items():
             seconds.append(await step_seconds(system, name, batch))
-    return _fitted(
+    return fitted(
         model_of(model),
         {prompt: statistics.median(seconds) for prompt, seconds in firsts.items()},
         {batch: statistics.median(seconds) for batch, seconds in steps.items()},
@@ -65,7 +65,7 @@ async def calibrate(system: System, name: str, link: float, repeat: int) -> Cali
     )
 
 
-def _fitted(
+def fitted(
     model: Model, firsts: dict[int, float], steps: dict[int, float], *, start: float, link: float
 ) -> Calibration:
     """Steps of a few tokens were measured apart; a prompt's first token has the overhead in it, which is what the

@@ -179,7 +179,9 @@ async def main() -> None:
     scaling = Scaling(max_replicas=WORKERS, target=given.target, scale_to_zero_grace_period_seconds=given.grace)
     with tempfile.TemporaryDirectory(prefix="forebay-traces-") as temporary:
         folders = models(given.models, Path(temporary))
-        with up(folders, scaling, given.link * 1e6) as system:
+        # One replica, whatever is asked at once: what is measured is one worker's.
+        alone = Scaling(max_replicas=1, target=100.0, scale_to_zero_grace_period_seconds=600)
+        with up(folders, alone, given.link * 1e6) as system:
             await system.ready(WORKERS, FUNCTIONS)
             found = await calibrate(system, "f0", given.link * 1e6, given.repeat)
         print(f"… {found}", file=sys.stderr)

@@ -60,7 +60,7 @@ COMMANDS = {"run": run, "day": day}
 
 def _show(case: Case, options: argparse.Namespace) -> None:
     policies = POLICIES if "all" in options.policy else tuple(options.policy)
-    found = compare(case, policies, options.sweep)
+    found = compare(case, policies, options.sweep, lambda words: print(f"… {words}", file=sys.stderr, flush=True))
     fleet, oracle = case.hardware, found.oracle
     print(heading(f"{case.name}: {oracle.asked} requests in {case.horizon / 3600:g} h, {fleet.gpus} devices"))
     print(table(TITLES, found.rows()))

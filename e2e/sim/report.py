@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import process_time
 
@@ -109,12 +109,22 @@ def variant(words: str) -> dict[str, float]:
     return found
 
 
-def compare(case: Case, names: Sequence[str], variants: Sequence[str] = ()) -> Compared:
-    """Every policy of ``names`` on ``case``; ours again with each of ``variants``. Raises ValueError for one of them
-    that cannot be read."""
+def compare(
+    case: Case, names: Sequence[str], variants: Sequence[str] = (), tell: Callable[[str], None] = lambda words: None
+) -> Compared:
+    """Every policy of ``names`` on ``case``; ours again with each of ``variants``. ``tell`` hears of each run when it
+    is done. Raises ValueError for a variant that cannot be read."""
+
+    def run(policy: Policy, **scaling: object) -> Outcome:
+        begun = process_time()
+        outcome = case.run(policy, **scaling)
+        seconds = process_time() - begun
+        tell(f"{case.name}: {policy.name}, {outcome.asked} requests, {outcome.events} events, {seconds:.1f} s")
+        return outcome
+
     sweep = {words: variant(words) for words in variants}
     began = process_time()
-    oracle = case.run(Oracle())
+    oracle = run(Oracle())
     outcomes = []
     for name in names:
         policy: Policy = {
@@ -123,7 +133,7 @@ def compare(case: Case, names: Sequence[str], variants: Sequence[str] = ()) -> C
             "keep-alive": KeepAlive(),
             "always-on": AlwaysOn([max(peak, 1) for peak in oracle.peaks]),
         }[name]
-        outcomes.append(case.run(policy))
+        outcomes.append(run(policy))
         if name == "forebay":
-            outcomes += [case.run(Ours(f"forebay {words}"), **fields) for words, fields in sweep.items()]
+            outcomes += [run(Ours(f"forebay {words}"), **fields) for words, fields in sweep.items()]
     return Compared(case, oracle, outcomes, process_time() - began)
