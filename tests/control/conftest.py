@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from control.actors import Gateway, Worker, checkpoint, until
 from control.operators import Operator, Source
@@ -80,6 +81,13 @@ class System:
         """One function as the view shows it."""
         found: dict[str, Any] = next(entry for entry in (await self.view())["functions"] if entry["name"] == name)
         return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_tracebacks() -> None:
+    """The pretty ones draw every local value, for seconds: all are silent meanwhile, and count as gone."""
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
 
 @pytest.fixture
