@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 PATIENCE = 15.0
 """Seconds for an answer, after which another worker may be asked."""
 
+AT_ONCE = 16
+"""Questions under way at one worker: it answers one after another, and its queue of commands is not endless."""
+
 RETRY = 30.0
 """Seconds after which a model that nobody holds is looked at again by itself: files appear and change."""
 
@@ -132,8 +135,9 @@ class Inspections:
     def ask(
         self, subject: Subject, worker: str, incarnation: str, now: float, token: Token = NO_TOKEN
     ) -> fleet_pb2.Inspect | None:
-        """The question to send to ``worker``; None when one is under way."""
-        if self.under_way(subject):
+        """The question to send to ``worker``; None when one is under way, or so many others that it must wait."""
+        asked = sum(question.worker == worker for question in self._questions.values())
+        if asked >= AT_ONCE or self.under_way(subject):
             return None
         question = _Question(uuid.uuid4().hex, worker, incarnation, now, token)
         self._questions[subject] = question

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,9 @@ OVERDUE = Counter("forebay_commands_overdue_total", "Commands that no report con
 for _step in (Prepare, Hold, Drop, Form, Drain, Dissolve):
     OVERDUE.labels(_step.__name__)  # from the start: a rate sees no rise where there was nothing before
 
+PREPARES = 16
+"""Skeletons that one worker builds, one after another, in that time; others wait for these."""
+
 Key = tuple[str | Epoch, ...]
 
 
@@ -45,6 +49,7 @@ class Sent:
     def __init__(self) -> None:
         self._orders: dict[Key, _Order] = {}
         self._urgent: dict[tuple[str, str], tuple[Hold, str]] = {}
+        self._preparing: collections.Counter[str] = collections.Counter()
 
     def note(self, step: Step, told: Mapping[str, str], now: float) -> None:
         """Remember a step that was just sent to the workers ``told`` (name to incarnation)."""
@@ -52,6 +57,8 @@ class Sent:
         self._orders.pop(key, None)  # a dict keeps the first place, and later steps are laid over earlier ones
         self._orders[key] = _Order(step, told, now)
         match step:
+            case Prepare():
+                self._preparing[step.worker] += 1
             case Hold():
                 self._urgent[step.worker, step.backbone] = (step, told[step.worker])
                 self._outdate("Drop", step.worker, step.backbone, step.order)
@@ -66,8 +73,8 @@ class Sent:
         return ("Drain", epoch) in self._orders or ("Dissolve", epoch) in self._orders
 
     def prepares(self, worker: str, backbone: str) -> bool:
-        """Whether that was asked a moment ago."""
-        return ("Prepare", worker, backbone) in self._orders
+        """Whether that was asked a moment ago, or so much else that it must wait."""
+        return ("Prepare", worker, backbone) in self._orders or self._preparing[worker] >= PREPARES
 
     def laid_over(self, reported: Snapshot, now: float) -> Snapshot:
         """``reported`` as it is once all that is under way was heard. Forgets what is confirmed or overdue."""
@@ -83,7 +90,9 @@ class Sent:
                 log.warning(
                     "no report confirms a command", command=str(key[0]), subject=[str(part) for part in key[1:]]
                 )
-        return applied(self._with_urgency(reported), [order.step for order in self._orders.values()])
+        steps = [order.step for order in self._orders.values()]
+        self._preparing = collections.Counter(step.worker for step in steps if isinstance(step, Prepare))
+        return applied(self._with_urgency(reported), steps)
 
     def wake_at(self) -> float | None:
         return min((order.until for order in self._orders.values()), default=None)
