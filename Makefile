@@ -54,6 +54,7 @@ cluster: testbed ## a Kubernetes of two nodes with Forebay installed, staying un
 
 e2e: testbed ## tests in such a cluster, or in that of FOREBAY_E2E_KUBECONFIG; it is stopped whatever happens
 	$(PYTEST) -q --durations=5 e2e/apiserver
+	$(PYTEST) -q --durations=5 e2e/prometheus
 	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m "not fault" e2e/cluster
 
 e2e-faults: testbed ## the same while nodes, pods and the control plane break (long)

@@ -1,4 +1,4 @@
-"""One system for all tests of a file: operator, two gateways, workers, and the Prometheus that scrapes them."""
+"""One system for all tests: operator, two gateways, workers, and the Prometheus that scrapes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model("llama", tmp_path_factory.mktemp("models") / "llama")
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def system(tmp_path_factory: pytest.TempPathFactory, model: Path) -> AsyncIterator[Scraped]:
     async with running(tmp_path_factory.mktemp("system"), model) as found:
         yield found

@@ -11,7 +11,7 @@ from scraped import NAME, Scraped
 from local.reference import Reference
 from measured.prometheus_process import needs_prometheus
 
-pytestmark = [needs_prometheus, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [needs_prometheus, pytest.mark.asyncio(loop_scope="session")]
 
 PROMPT, TOKENS = "One two three four five six seven", 12
 
@@ -23,6 +23,7 @@ async def test_load_rises_and_falls_and_stops(system: Scraped, model: Path) -> N
         for answer in await system.clients.answers(PROMPT, TOKENS):
             reference.check(answer, PROMPT, TOKENS, chat=False)
 
+    await system.clients.ask(0)
     await system.until(lambda found: (found["desired"], found["ready"]) == (0, 0), "nothing runs")
     for load, replicas in ((1, 1), (3, 2), (5, 3)):
         await system.clients.ask(load)
