@@ -47,8 +47,13 @@ def for_first(
 ) -> Levy:
     """So that a backbone can be placed that nothing serves."""
 
+    tried = 0
+
     def paying(asks: Claim, at: float) -> list[Stake]:
-        return evict.for_first(seen, want, payable(asks, stakes, at), banned, cut_with)
+        nonlocal tried
+        able = payable(asks, stakes, at)
+        more, tried = len(able) > tried, len(able)  # each time at least those of the time before
+        return evict.for_first(seen, want, able, banned, cut_with) if more else []
 
     if found := paying(asks, now):
         return _levied(seen, asks, found, now)

@@ -94,7 +94,7 @@ def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], now: float) 
         lack = _settle(draft, want, dues.banned(draft.seen, want))
         asked = len(dues.new)
         dues.settle(draft.seen, want, lack, partial(_place, draft.seen, want, dues.banned(draft.seen, want)))
-        for payer in {payment.payer for payment in dues.new[asked:]} & settled.keys():
+        for payer in sorted({payment.payer for payment in dues.new[asked:]} & settled.keys()):
             _settle(draft, settled[payer], dues.banned(draft.seen, settled[payer]))
         settled[want.backbone] = want
     return dues
