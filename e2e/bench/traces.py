@@ -32,7 +32,7 @@ from sim.outcome import Outcome
 from sim.policies import Ours
 from slices import FUNCTIONS, Slice, cut
 
-from checkpoints import real_smollm2, tiny_model
+from checkpoints import real_smollm2
 from forebay_api.function import Scaling
 from local.system import System, function, running, write
 from sim import traces
@@ -72,10 +72,8 @@ class Played:
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
-def models(kind: str, folder: Path) -> list[Path]:
+def models(folder: Path) -> list[Path]:
     """Three models of one shape that are not one backbone."""
-    if kind == "tiny":
-        return [tiny_model("llama", folder / f"tiny{i}", seed=i) for i in range(FUNCTIONS)]
     original = real_smollm2()
     copies = []
     for i in range(FUNCTIONS):
@@ -167,8 +165,7 @@ async def main() -> None:
     add = parser.add_argument
     add("--seconds", type=float, default=600.0, help="of each slice (default 600)")
     add("--traces", nargs="+", choices=traces.NAMES, default=list(traces.NAMES), help="which shapes (default all)")
-    add("--models", choices=("smollm2", "tiny"), default="smollm2", help="three of them (default smollm2)")
-    add("--link", type=float, default=50.0, help="MB/s of each emulated link (default 50; tiny models: try 1)")
+    add("--link", type=float, default=50.0, help="MB/s of each emulated link (default 50)")
     add("--grace", type=int, default=20, help="seconds until an idle function goes to zero (default 20)")
     add("--target", type=float, default=4.0, help="requests that one replica should have (default 4)")
     add("--seed", type=int, default=1, help="of the slices (default 1)")
@@ -178,7 +175,7 @@ async def main() -> None:
         parser.error("--seconds and --link: more than 0 would be right")
     scaling = Scaling(max_replicas=WORKERS, target=given.target, scale_to_zero_grace_period_seconds=given.grace)
     with tempfile.TemporaryDirectory(prefix="forebay-traces-") as temporary:
-        folders = models(given.models, Path(temporary))
+        folders = models(Path(temporary))
         # One replica, whatever is asked at once: what is measured is one worker's.
         alone = Scaling(max_replicas=1, target=100.0, scale_to_zero_grace_period_seconds=600)
         with up(folders, alone, given.link * 1e6) as system:
@@ -195,7 +192,7 @@ async def main() -> None:
             rows.append(row(part, played, simulate(part, given.seconds, found, scaling), found))
             notes.append(f"- {part}; sent at most {1e3 * played.latest:.0f} ms late")
     what = f"{given.seconds:g} s of each arrival process: local mode beside the simulator"
-    print(heading(f"{what}, {FUNCTIONS} × {given.models}, {WORKERS} workers, {given.link:g} MB/s a link"))
+    print(heading(f"{what}, {FUNCTIONS} × SmolLM2-135M, {WORKERS} workers, {given.link:g} MB/s a link"))
     print(table(TITLES, rows))
     print(f"\n÷ is simulated over real: 0.85 to 1.15 is what is asked for\n- {found}")
     print("\n".join(notes))

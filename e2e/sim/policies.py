@@ -17,12 +17,15 @@ WINDOW = 60.0
 class Policy(Protocol):
     """``tick``: seconds between two decisions of a function that is active (None: it decides when requests come and
     end). ``pipelined``: a function at zero starts on several devices, and computes as weights land. ``instant``:
-    replicas are there at once, and devices are never short."""
+    replicas are there at once, and devices are never short. ``packs``: requests go where others are, and replicas leave
+    with the last. ``ahead``: it decides before the first request."""
 
     name: str
     tick: float | None
     pipelined: bool
     instant: bool
+    packs: bool
+    ahead: bool
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         """Replicas, and when to decide again though nothing happened (inf: never)."""
@@ -39,6 +42,8 @@ class Ours:
     tick: float | None = TICK
     pipelined: bool = True
     instant: bool = False
+    packs: bool = False
+    ahead: bool = False
     thrift: bool = True  # False: decides at every tick, also where the answer cannot be another one
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
@@ -75,6 +80,8 @@ class Knative:
     tick: float | None = TICK
     pipelined: bool = False
     instant: bool = False
+    packs: bool = False
+    ahead: bool = False
     grace: float = 30.0
     up: float = 1000.0
     down: float = 2.0
@@ -118,6 +125,8 @@ class KeepAlive:
     tick: float | None = None
     pipelined: bool = False
     instant: bool = False
+    packs: bool = False
+    ahead: bool = False
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         scaling = function.resource.spec.scaling
@@ -141,6 +150,8 @@ class AlwaysOn:
     tick: float | None = None
     pipelined: bool = False
     instant: bool = True
+    packs: bool = False
+    ahead: bool = True
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         return self.counts[function.index], inf
@@ -157,6 +168,8 @@ class Oracle:
     tick: float | None = None
     pipelined: bool = False
     instant: bool = True
+    packs: bool = True
+    ahead: bool = False
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         return ceil(function.requests / function.resource.spec.scaling.target), inf

@@ -126,14 +126,14 @@ def compare(
     began = process_time()
     oracle = run(Oracle())
     outcomes = []
+    policies: dict[str, Policy] = {
+        "forebay": Ours(),
+        "knative": Knative(),
+        "keep-alive": KeepAlive(),
+        "always-on": AlwaysOn([max(peak, 1) for peak in oracle.peaks]),
+    }
     for name in names:
-        policy: Policy = {
-            "forebay": Ours(),
-            "knative": Knative(),
-            "keep-alive": KeepAlive(),
-            "always-on": AlwaysOn([max(peak, 1) for peak in oracle.peaks]),
-        }[name]
-        outcomes.append(run(policy))
+        outcomes.append(run(policies[name]))
         if name == "forebay":
             outcomes += [run(Ours(f"forebay {words}"), **fields) for words, fields in sweep.items()]
     return Compared(case, oracle, outcomes, process_time() - began)

@@ -52,7 +52,7 @@ class Room:
                 if fleet.devices.emptiest() is None:
                     self.short[function.index] = function
                 else:
-                    fleet.bring(function)
+                    fleet.scaler.bring(function)
         self._retrying = False
         if self.short and not self._looking:
             self._looking = True
@@ -74,7 +74,7 @@ class Room:
             if stake.kind is not Kind.IDLE:
                 self._paid[payer.index] = now
             payer.desired = max(payer.desired - 1, 0)
-            self._fleet.retire(replica)
+            self._fleet.scaler.retire(replica)
 
     def _stakes(self, now: float) -> Iterator[tuple[Stake, Function, Replica]]:
         """Of every replica. Those with the fewest requests go first within a function."""

@@ -85,7 +85,7 @@ def test_the_others_of_a_pipeline_stay_when_more_replicas_are_wanted(fleet: Make
     run = fleet(Ours(), [(0.0, 1, 3000)] * 40 + [(14.0, 1, 10)] * 3, gpus=4, horizon=60.0)
     outcome = run.run()
     assert outcome.starts == 1
-    assert run.peaks[0] >= 3
+    assert outcome.peaks[0] >= 3
     assert outcome.ended == 43
 
 
