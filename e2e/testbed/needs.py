@@ -33,6 +33,8 @@ def missing(*, build: bool) -> list[str]:
     if not Path("/etc/debian_version").exists():
         found.append("Debian or a system made from it: containerd, runc and the network plugins come from its packages")
     found += [f"{tool}: install {package}" for tool, package in TOOLS.items() if not shutil.which(tool)]
+    if not found and (said := _namespaces()):
+        found.append(said)
     if build and (said := _go()):
         found.append(said)
     return found
@@ -50,6 +52,15 @@ def unpackaged() -> list[str]:
     if not (PLUGINS / "bridge").exists():
         left.append("containernetworking-plugins")
     return left
+
+
+def _namespaces() -> str:
+    """A container without privileges is root too, and may not make any."""
+    try:
+        ran("unshare", "--mount", "--net", "--pid", "--fork", "mount", "--make-rprivate", "/")
+    except Failed as error:
+        return f"the right to make namespaces and to mount in them: {str(error).splitlines()[-1]}"
+    return ""
 
 
 def _go() -> str:
