@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from testbed.shell import Failed, ran
+from testbed.shell import Failed, ran, run
 
 GO = (1, 26)
 PACKAGES = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack")
@@ -57,7 +57,7 @@ def unpackaged() -> list[str]:
 def _namespaces() -> str:
     """A container without privileges is root too, and may not make any."""
     try:
-        ran("unshare", "--mount", "--net", "--pid", "--fork", "mount", "--make-rprivate", "/")
+        run("unshare", "--mount", "--net", "--pid", "--fork", "mount", "--make-rprivate", "/")
     except Failed as error:
         return f"the right to make namespaces and to mount in them: {str(error).splitlines()[-1]}"
     return ""
