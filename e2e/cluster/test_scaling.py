@@ -1,5 +1,5 @@
-"""Somebody else says how many replicas: `kubectl scale` and a real HorizontalPodAutoscaler, by the subresource. From zero
-to one stays ours."""
+"""Somebody else says how many replicas: `kubectl scale` and a real HorizontalPodAutoscaler, by the subresource. From
+zero to one stays ours."""
 
 from __future__ import annotations
 
