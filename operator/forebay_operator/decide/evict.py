@@ -9,7 +9,7 @@ from forebay_operator.decide.cut import Cut, Refusal
 from forebay_operator.decide.kv import min_tokens
 from forebay_operator.decide.ledger import (
     alone,
-    holding_bytes,
+    book,
     pipeline_kv_bytes,
     room,
     stage_kv_bytes,
@@ -67,9 +67,8 @@ def _whole(seen: Snapshot, want: Want, worker: WorkerSeen) -> int:
     model = seen.backbones[want.backbone].model
     resident = worker.holdings.get(want.backbone, HoldingSeen()).resident
     kv = 0 if alone(seen, want.backbone, worker.name) else min_tokens(want.max_model_len)
-    return unit_bytes(model, set(range(len(model.units))) - resident) + stage_kv_bytes(
-        model, whole(model, worker.name), kv
-    )
+    kv_bytes = stage_kv_bytes(model, whole(model, worker.name), kv)
+    return model.resident_bytes - unit_bytes(model, resident) + kv_bytes
 
 
 def _enough(seen: Snapshot, worker: WorkerSeen, able: Sequence[Stake], short: int) -> list[Stake]:
@@ -128,4 +127,4 @@ def _freed(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
         worker.kv_bytes.get(pipeline.epoch, pipeline_kv_bytes(seen, pipeline, worker.name))
         for pipeline in seen.by_backbone.get(backbone, ())
     )
-    return holding_bytes(seen, worker, backbone) + kv
+    return book(seen, worker).held.get(backbone, 0) + kv

@@ -100,7 +100,7 @@ def _fits(seen: Snapshot, want: Want, worker: WorkerSeen, planned: Stages) -> bo
     model = seen.backbones[want.backbone].model
     tokens = min_tokens(want.max_model_len)
     resident = _held(worker, want.backbone).resident
-    needed = unit_bytes(model, set(range(len(model.units))) - resident)
+    needed = model.resident_bytes - unit_bytes(model, resident)
     if not alone(seen, want.backbone, worker.name):
         needed += stage_kv_bytes(model, whole(model, worker.name), tokens)
     if len(planned) > 1:
