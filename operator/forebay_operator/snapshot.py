@@ -113,8 +113,11 @@ class Observer:
         self.probed.learn(attached)
         models = {model.backbone: model for model in self.inspections.models()}
         pipelines = reports.pipelines_seen(worker.report for worker in attached)
+        unprepared = _unprepared(attached)
         bare = Snapshot(
-            functions=tuple(self._function(key, known, now) for key, known in sorted(self.functions.known.items())),
+            functions=tuple(
+                self._function(key, known, unprepared, now) for key, known in sorted(self.functions.known.items())
+            ),
             backbones={},
             workers=tuple(estate.known(worker.seen) for worker in sorted(attached, key=lambda worker: worker.name)),
             pipelines=tuple(sorted(pipelines.values(), key=lambda pipeline: pipeline.epoch)),
@@ -128,14 +131,16 @@ class Observer:
         models |= {model.backbone: model for model in self.rolling.models()}
         return replace(seen, backbones=self._backbones(models, seen.functions, attached))
 
-    def _function(self, key: FunctionKey, known: Known, now: float) -> FunctionSeen:
+    def _function(
+        self, key: FunctionKey, known: Known, unprepared: Mapping[str, tuple[str, str]], now: float
+    ) -> FunctionSeen:
         subject = Subject.of(known.function)
         found = self.inspections.found(subject)
         model = found if isinstance(found, Model) else None
         trouble = self.inspections.trouble(subject)
         failure = (found.reason, found.message) if isinstance(found, Failure) else None
         if model is not None:
-            failure = _too_long(known, model) or _unprepared(model, self.fleet.workers)
+            failure = _too_long(known, model) or unprepared.get(model.backbone)
         return FunctionSeen(
             function=known.function,
             backbone=model.backbone if model else "",
@@ -154,16 +159,20 @@ class Observer:
         kinds = Counter(worker.report.device.kind for worker in attached)
         kind = max(kinds, key=lambda kind: kinds[kind], default="")
         self.probed.keep(models)
+        used = _last_used(functions)
         return {
-            backbone: BackboneSeen(model, self.probed.costs(backbone, kind), _last_used(backbone, functions))
+            backbone: BackboneSeen(model, self.probed.costs(backbone, kind), used.get(backbone, 0.0))
             for backbone, model in models.items()
         }
 
 
-def _last_used(backbone: str, functions: Iterable[FunctionSeen]) -> float:
-    return max(
-        (seen.demand.last_ended for seen in functions if backbone in (seen.backbone, seen.previous)), default=0.0
-    )
+def _last_used(functions: Iterable[FunctionSeen]) -> Mapping[str, float]:
+    """By backbone, the end of the last request."""
+    found: dict[str, float] = {}
+    for seen in functions:
+        for backbone in (seen.backbone, seen.previous):
+            found[backbone] = max(found.get(backbone, 0.0), seen.demand.last_ended)
+    return found
 
 
 def _too_long(known: Known, model: Model) -> tuple[str, str] | None:
@@ -177,14 +186,14 @@ def _too_long(known: Known, model: Model) -> tuple[str, str] | None:
     )
 
 
-def _unprepared(model: Model, workers: Mapping[str, Attached]) -> tuple[str, str] | None:
-    """Terminal only when every worker that tried to build the model failed."""
-    tried = [
-        prepared
-        for worker in workers.values()
-        for prepared in worker.report.prepared
-        if prepared.backbone == model.backbone
-    ]
-    if not tried or any(not prepared.error for prepared in tried):
-        return None
-    return (Reason.MODEL_LOAD_FAILED.value, tried[0].error)
+def _unprepared(workers: Iterable[Attached]) -> Mapping[str, tuple[str, str]]:
+    """By backbone, why it cannot be built. Terminal only when every worker that tried to build it failed."""
+    errors: dict[str, tuple[str, str]] = {}
+    built: set[str] = set()
+    for worker in workers:
+        for prepared in worker.report.prepared:
+            if prepared.error:
+                errors.setdefault(prepared.backbone, (Reason.MODEL_LOAD_FAILED.value, prepared.error))
+            else:
+                built.add(prepared.backbone)
+    return {backbone: error for backbone, error in errors.items() if backbone not in built}

@@ -8,13 +8,11 @@ from math import inf, nan
 import pytest
 
 from deciding.loads import NOW, OWN, TEN, asked, load
-from deciding.values import function, model, snapshot, worker
-from forebay_api.function import LoadingStrategy, Scaling, ScalingMetric, ScalingMode
-from forebay_operator.decide import lead
+from deciding.values import function
+from forebay_api.function import Scaling, ScalingMetric, ScalingMode
 from forebay_operator.decide.load import Load, Measured, Memory, Source
-from forebay_operator.decide.scale import Limit, Scale, Why, desired
+from forebay_operator.decide.scale import Limit, Why, desired
 from forebay_operator.decide.seen import DemandSeen, FunctionSeen
-from forebay_operator.decide.want import wants
 
 TROUBLE = ("PrometheusTimeout", "Prometheus did not answer within 2 s")
 
@@ -306,41 +304,6 @@ class TestBlind:
         assert desired(asked(1, blind=True, scaling=replace(TEN, max_replicas=2)), NOW, 8).desired == 2
 
 
-class TestTrend:
-    RISING = asked(18, load(10.0, 18.0))
-
-    def test_who_loads_longer_is_told_earlier(self) -> None:
-        assert [desired(self.RISING, NOW, 2, seconds).desired for seconds in (0.0, 2.0, 40.0)] == [2, 2, 3]
-        scale = desired(self.RISING, NOW, 2, 40.0)
-        assert scale.reason is Why.TREND
-        assert scale.message == "rising: 23.6 requests expected in 40 s (gateways), 10 per replica: 3 replicas"
-
-    def test_at_most_twice_the_short_mean(self) -> None:
-        assert desired(asked(18, load(1.0, 18.0)), NOW, 2, 10_000.0).desired == 4
-
-    def test_no_further_than_a_window(self) -> None:
-        assert desired(self.RISING, NOW, 2, 60.0).message[:22] == "rising: 27.7 requests "
-        assert desired(self.RISING, NOW, 2, 600.0).message[:22] == "rising: 27.7 requests "
-
-    def test_where_it_begins_it_changes_nothing(self) -> None:
-        assert desired(asked(18, load(15.0, 18.8)), NOW, 2, 60.0).desired == 2
-
-    def test_a_quarter_more_is_noise(self) -> None:
-        assert desired(asked(18, load(14.5, 18.0)), NOW, 2, 40.0).reason is Why.MEAN
-
-    def test_what_falls_leads_nowhere(self) -> None:
-        assert desired(asked(18, load(18.0, 10.0)), NOW, 2, 40.0).desired == 2
-
-    def test_too_short_a_past_has_none(self) -> None:
-        assert desired(asked(18, load(10.0, 18.0, known=6.0)), NOW, 2, 40.0).reason is Why.MEAN
-
-    def test_each_source_by_itself(self) -> None:
-        """The lag between the two is no trend."""
-        flat = asked(18, load(18.0), measured=Measured(load(10.0)))
-        assert desired(flat, NOW, 2, 40.0).reason is Why.MEAN
-        assert desired(replace(self.RISING, measured=Measured(load(10.0))), NOW, 2, 40.0).reason is Why.TREND
-
-
 class TestExternal:
     @staticmethod
     def external(replicas: int, demand: DemandSeen) -> FunctionSeen:
@@ -401,84 +364,3 @@ class TestLooking:
 
     def test_not_for_what_is_at_zero(self) -> None:
         assert desired(asked(0, load(0.0), measured=Measured(load(0.0)), ended=1.0), NOW, 0).wake_at is None
-
-
-class TestLead:
-    def test_is_what_the_fastest_fresh_worker_takes(self) -> None:
-        workers = [worker("w0", rate=46.0), worker("w1", rate=92.0), worker("w2", rate=920.0, ready=False)]
-        seen = snapshot([function(demand=DemandSeen(waiting=1)), function("idle")], workers)
-        assert lead.of(seen.functions[0], lead.leads(seen)) == 5.0
-
-    def test_is_less_where_a_part_is_held(self) -> None:
-        workers = [
-            worker("w0", rate=100.0),
-            worker("w1", rate=50.0, resident=range(5)),
-            worker("w2", resident=range(6)),
-        ]
-        seen = snapshot([function(demand=DemandSeen(in_flight=1))], workers)
-        assert lead.of(seen.functions[0], lead.leads(seen)) == 1.0
-
-    def test_a_bucket_may_be_the_slower_one(self) -> None:
-        seen = snapshot([function(demand=DemandSeen(waiting=1))], [worker("w0", bucket="b", bucket_rate=46.0)])
-        assert lead.of(seen.functions[0], lead.leads(seen)) == 10.0
-
-    @pytest.mark.parametrize("rate", [0.0, 100.0])
-    def test_is_nothing_where_nothing_is_known(self, rate: float) -> None:
-        elsewhere = replace(worker("w0", rate=rate), pool="other" if rate else "")
-        unknown = function("g", backbone="", demand=DemandSeen(waiting=1))
-        seen = snapshot([function(demand=DemandSeen(waiting=1)), unknown], [elsewhere])
-        assert [lead.of(one, lead.leads(seen)) for one in seen.functions] == [0.0, 0.0]
-
-
-def test_functions_of_one_backbone_are_wanted_together() -> None:
-    half = DemandSeen(in_flight=16, prompt_bytes=400, load=load(16.8))
-    functions = [
-        function("f", demand=half, max_model_len=32),
-        function("g", demand=half, max_stages=2, max_model_len=48),
-        function("off", suspend=True),
-    ]
-    seen = snapshot(functions, [worker("w0")])
-    scales = {f.function.key: desired(f, NOW) for f in functions}
-    (want,) = wants(seen, scales)
-    assert [scale.desired for scale in scales.values()] == [2, 2, 0]
-    assert want.desired == 3
-    assert want.limit == 4
-    assert want.max_stages == 4
-    assert want.max_model_len == 48
-    assert want.prompt_tokens == 124
-    assert want.pressing
-
-
-def test_a_rate_limit_counts_also_where_a_backbone_is_shared() -> None:
-    seen = function(demand=DemandSeen(in_flight=90, load=load(90.0)), scaling=replace(TEN, max_scale_up_rate=2.0))
-    scale = desired(seen, NOW, 1)
-    (want,) = wants(snapshot([seen], [worker("w0")]), {seen.function.key: scale})
-    assert (scale.desired, want.desired) == (2, 2)
-
-
-def test_a_full_load_is_one_stage_and_an_unset_length_is_the_models() -> None:
-    functions = [function(strategy=LoadingStrategy.FULL, demand=DemandSeen(waiting=1))]
-    (want,) = wants(snapshot(functions), {functions[0].function.key: Scale(1, Why.REQUESTS, "", ceiling=4)})
-    assert want.max_stages == 1
-    assert want.max_model_len == 64
-    assert want.prompt_tokens == 24
-
-
-def test_nobodys_backbone_is_kept_while_a_function_is_not_inspected() -> None:
-    held = worker("w0", resident=range(6), backbone="x")
-    unknown = function(backbone="")
-    assert wants(snapshot([unknown], [held], []), {unknown.function.key: Scale(0, Why.NO_REQUEST_YET, "")}) == ()
-    failed = function(backbone="", failure=("ArtifactNotFound", ""))
-    (want,) = wants(snapshot([failed], [held], []), {failed.function.key: Scale(0, Why.NO_REQUEST_YET, "")})
-    assert (want.backbone, want.desired) == ("x", 0)
-
-
-def test_who_waits_longest_comes_first() -> None:
-    functions = [
-        function("f", backbone="a", demand=DemandSeen(waiting=1, oldest_waiting=20.0)),
-        function("g", backbone="b", demand=DemandSeen(waiting=1, oldest_waiting=10.0)),
-        function("h", backbone="c", scaling=Scaling(min_replicas=1)),
-    ]
-    seen = snapshot(functions, (), [model("a"), model("b"), model("c")])
-    scales = {f.function.key: desired(f, NOW) for f in functions}
-    assert [want.backbone for want in wants(seen, scales)] == ["b", "a", "c"]
