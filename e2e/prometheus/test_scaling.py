@@ -34,7 +34,7 @@ async def test_load_rises_and_falls_and_stops(system: Scraped, model: Path) -> N
     first, second = said.splitlines()[:2]
     assert "requests (mean of 6 s, Prometheus), 2 per replica: 3 replicas" in first
     assert second.startswith("3 wanted, 3 answer (Mean")
-    assert "blind" not in said
+    assert "blind (" not in said
     for load, replicas in ((3, 2), (1, 1)):
         await system.clients.ask(load)
         await system.settled(replicas, load)
@@ -43,6 +43,19 @@ async def test_load_rises_and_falls_and_stops(system: Scraped, model: Path) -> N
     await system.until(lambda found: (found["desired"], found["ready"]) == (0, 0), "it stops")
     assert "idle for 2 s" in await system.forebay("explain", NAME)
     await same_tokens()  # from zero once more
+
+
+async def test_a_query_of_its_own(system: Scraped) -> None:
+    """It counts what it likes, against a target of its own."""
+    await system.clients.ask(1)
+    await system.settled(1, 1)
+    system.apply(prometheus={"query": 'sum(4 * forebay_inflight{function="default/chat"})', "target": 2})
+    try:
+        found = await system.settled(2, 4)
+        assert "4.0 by its own query (mean of 6 s, Prometheus), 2 per replica" in found["scaling"]["message"]
+    finally:
+        system.apply()
+    await system.settled(1, 1)
 
 
 async def whole(system: Scraped, replicas: int) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientConnectionError, ClientSession, web
 
 from measured.prometheus_process import free_port
 
@@ -51,11 +51,16 @@ class Proxy:
         if self.token is not None and self.authorized[-1] != f"Bearer {self.token}":
             return web.Response(status=401, text="Unauthorized")
         await asyncio.sleep(self.delay)
-        async with (
-            ClientSession() as http,
-            http.post(f"{self._upstream}{request.path}", data=form) as answer,
-        ):
-            status, body = answer.status, await answer.read()
+        try:
+            async with (
+                ClientSession() as http,
+                http.post(f"{self._upstream}{request.path}", data=form) as answer,
+            ):
+                status, body = answer.status, await answer.read()
+        except ClientConnectionError:  # nobody there: whoever asks hears no more of it than if we were not
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=502)
         found = self.fault(request, body, status) if self.fault else body
         if isinstance(found, web.Response):
             return found
