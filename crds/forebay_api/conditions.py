@@ -6,7 +6,7 @@ machines read conditions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -99,7 +99,8 @@ class Condition:
         """This condition with the time of ``previous``, if the status is still the same."""
         if previous is None or previous.status != self.status:
             return self
-        return replace(self, since=previous.since)
+        # Not `replace`, which takes ten times as long: it is done eight times a pass for each function.
+        return Condition(self.type, self.status, self.reason, self.message, self.observed_generation, previous.since)
 
 
 class State(StrEnum):

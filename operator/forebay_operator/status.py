@@ -115,20 +115,18 @@ class Look:
 
 def look(function: FunctionSeen, seen: Snapshot, formed: Collection[Epoch], plan: Plan) -> Look:
     """``formed``: epochs that their heads report as taking requests."""
-    mine = [pipeline for pipeline in seen.pipelines if function.serving and pipeline.backbone == function.serving]
+    mine = seen.by_backbone.get(function.serving, ())
     live = [pipeline for pipeline in mine if pipeline.phase is PipelinePhase.FORMED]
     stages = [len(pipeline.stages) for pipeline in live if pipeline.epoch in formed]
-    errors = [
-        worker.holdings[function.backbone].error for worker in seen.workers if function.backbone in worker.holdings
-    ]
+    errors = (worker.holdings[function.backbone].error for worker in seen.holders.get(function.backbone, ()))
     model = seen.backbones.get(function.backbone)
     pool = function.function.spec.pool
-    ready = [worker for worker in seen.workers if worker.ready and worker.serves(pool)]
+    ready = seen.ready(pool)
     scale = plan.scales.get(function.function.key)
     return Look(
         function=function,
         workers=len(ready),
-        pooled=any(worker.pool for worker in seen.workers),
+        pooled=seen.pools is not None,
         orphaned=seen.pools is not None and pool not in seen.pools,
         memory=sum(worker.memory for worker in ready),
         desired=scale.desired if scale else 0,

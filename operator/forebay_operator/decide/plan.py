@@ -106,8 +106,7 @@ def _inspections(seen: Snapshot) -> list[Inspect]:
     for function in seen.functions:
         if not function.backbone and function.failure is None and not function.inspecting:
             spec = function.function.spec
-            ready = (worker.name for worker in seen.workers if worker.ready and worker.serves(spec.pool))
-            if (reader := min(ready, default=None)) is not None:
+            if (reader := min((worker.name for worker in seen.ready(spec.pool)), default=None)) is not None:
                 readers.setdefault((spec.model.uri, spec.model.dtype), reader)
     return [Inspect(reader, uri, dtype) for (uri, dtype), reader in readers.items()]
 

@@ -204,3 +204,13 @@ class Snapshot:
             for backbone in worker.holdings:
                 found.setdefault(backbone, []).append(worker)
         return {backbone: tuple(workers) for backbone, workers in found.items()}
+
+    def ready(self, pool: str) -> tuple[WorkerSeen, ...]:
+        """The workers that serve functions of ``pool`` and are ready."""
+        if pool not in self._ready:
+            self._ready[pool] = tuple(worker for worker in self.workers if worker.ready and worker.serves(pool))
+        return self._ready[pool]
+
+    @cached_property
+    def _ready(self) -> dict[str, tuple[WorkerSeen, ...]]:
+        return {}
