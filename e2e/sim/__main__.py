@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   python -m sim run --trace all --sweep grace=120 target=8      every trace; ours with other settings too
   python -m sim run --trace mooncake --policy forebay knative --gpus 32 --link 5 --bucket 0
   python -m sim run --file BurstGPT_1.csv --format burstgpt     a real trace that you have
-  python -m sim day                                             10,000 devices, 3,000 functions, one day
+  python -m sim day                                             10,000 devices, 2,000 functions, one day
 """
 
 
@@ -131,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     _shared(single, gpus=64, functions=4, hours=1.0)
     single.add_argument("--model", choices=tuple(SIZES), default="8b", help="size of the model (default 8b)")
     big = commands.add_parser("day", help=day.__doc__, description=day.__doc__)
-    _shared(big, gpus=10_000, functions=3000, hours=24.0)
-    big.add_argument("--most", type=float, default=5000.0, help="requests a day of one function at most (default 5000)")
+    _shared(big, gpus=10_000, functions=2000, hours=24.0)
+    big.add_argument("--most", type=float, default=4000.0, help="requests a day of one function at most (default 4000)")
     return parser
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
+from forebay_api.model import Stage
 from forebay_operator.decide.cut import Cut, best_cut, predict
 from forebay_operator.decide.seen import Link, WorkerSeen
 from sim.function import Function
@@ -35,6 +36,7 @@ class Starts:
     def __init__(self, devices: Devices) -> None:
         self._devices = devices
         self._cuts: dict[tuple[object, ...], tuple[Cut, dict[str, WorkerSeen]] | None] = {}
+        self._firsts: dict[tuple[object, ...], float] = {}
         self._invented = devices.count
 
     def at_once(self, function: Function) -> Start:
@@ -76,12 +78,19 @@ class Starts:
             formed=True,
             fills=devices.hardware.start + cut.prediction.servable + rest,
             hop=kind.costs.hop,
-            first_token=lambda tokens: predict(kind.model, kind.costs, workers, stages, tokens).first_token,
+            first_token=lambda tokens: self._first_token(kind, workers, stages, _near(tokens)),
         )
 
+    def _first_token(self, kind: Kind, workers: dict[str, WorkerSeen], stages: tuple[Stage, ...], tokens: int) -> float:
+        link = workers[stages[0].worker].link
+        key = (kind.model.backbone, stages, link, tokens)
+        if key not in self._firsts:
+            self._firsts[key] = predict(kind.model, kind.costs, workers, stages, tokens).first_token
+        return self._firsts[key]
+
     def _cut(self, kind: Kind, free: int, bucket: float, prompt: int) -> tuple[Cut, dict[str, WorkerSeen]] | None:
-        """Remembered by what it depends on; long prompts are told apart by an eighth of their length."""
-        prompt = prompt if prompt < 64 else prompt & -(1 << max(prompt.bit_length() - 4, 0))
+        """Remembered by what it depends on."""
+        prompt = _near(prompt)
         key = (kind.model.backbone, free, bucket, prompt)
         if key not in self._cuts:
             hardware = self._devices.hardware
@@ -100,3 +109,9 @@ class Starts:
             )
             self._cuts[key] = (cut, {worker.name: worker for worker in workers}) if isinstance(cut, Cut) else None
         return self._cuts[key]
+
+
+def _near(tokens: int) -> int:
+    """Long prompts are told apart by a thirty-second of their length, so that what was worked out is used again."""
+    coarse = max(tokens.bit_length() - 6, 0)
+    return tokens >> coarse << coarse
