@@ -34,6 +34,7 @@ from forebay_worker.load.link import Bucket, Link
 from forebay_worker.load.stream import Loader
 from forebay_worker.logs import log_to_stderr
 from forebay_worker.metrics import WorkerCollector
+from forebay_worker.pipelines import faults_total
 from forebay_worker.prepare import Preparations
 from forebay_worker.report import Reporter
 from forebay_worker.service import EngineService
@@ -211,6 +212,8 @@ class Worker:
     def _suspect(self, faults: Iterable[Fault]) -> None:
         """A fault quarantines for good, but for one: answers that are no numbers, once their backbone has left."""
         reasons = {fault.reason for fault in faults}
+        if FaultReason.STEP_OVERDUE in reasons - self._suspicions:  # the others are counted where they happen
+            faults_total.labels(FaultReason.STEP_OVERDUE).inc()
         self._suspicions |= reasons
         if reasons and self._state is not WorkerState.FAULTED:
             self._step(WorkerEvent.FAULT)
