@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,22 @@ if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
 
 LINK = "200MB/s"
 """Of each worker, emulated: the real model takes 2.7 s over one and is seen loading over two."""
+KEPT_LOGS = Path("/tmp/forebay-testbed-logs")
 WORKERS_UP = 240.0
 """Workers import torch on cores that they share."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault: breaks something; `make e2e-faults`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Logs of pods go with them: those of a test that failed are kept before anything is taken down."""
+    report = yield
+    if report.failed and (state := os.environ.get("FOREBAY_TESTBED")):
+        Cluster.at(Path(state)).keep_logs(KEPT_LOGS)
+    return report
 
 
 @pytest.fixture(scope="session")

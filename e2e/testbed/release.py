@@ -95,7 +95,7 @@ def values(settings: Settings) -> dict[str, Any]:
             "image": {"repository": f"{images.FOREBAY}-worker", "tag": settings.tag, "pullPolicy": "Never"},
         },
         "operator": {"replicas": settings.operators, **extra},
-        "gateway": {"replicas": settings.gateways, "drainSeconds": 30, **extra},
+        "gateway": {"replicas": settings.gateways, "drainSeconds": 120, **extra},
         "workerPool": {"enabled": settings.workers > 0, "name": "default", "spec": pool},
     }
     return _over(chosen, settings.values)
