@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster.installed import Installed, given
 from testbed import release
-from testbed.cluster import Cluster
+from testbed.cluster import LOGS, Cluster
 
 from checkpoints import real_smollm2
 from cluster import kube
@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
 
 LINK = "200MB/s"
 """Of each worker, emulated: the real model takes 2.7 s over one and is seen loading over two."""
-KEPT_LOGS = Path("/tmp/forebay-testbed-logs")
 WORKERS_UP = 240.0
 """Workers import torch on cores that they share."""
 
@@ -34,7 +33,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Logs of pods go with them: those of a test that failed are kept before anything is taken down."""
     report = yield
     if report.failed and (state := os.environ.get("FOREBAY_TESTBED")):
-        Cluster.at(Path(state)).keep_logs(KEPT_LOGS)
+        Cluster.at(Path(state)).keep_logs(LOGS)
     return report
 
 

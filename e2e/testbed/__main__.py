@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from testbed import gpus, images, needs, programs, trees
-from testbed.cluster import STATE, Cluster, Shape
+from testbed.cluster import LOGS, STATE, Cluster, Shape
 from testbed.shell import Failed
 
 GIVEN = "FOREBAY_E2E_KUBECONFIG"
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("up", "run"):
         parsers[name].add_argument("--nodes", type=int, default=2)
         parsers[name].add_argument("--gpus", type=int, default=4, help="fake GPUs of each node")
-        parsers[name].add_argument("--logs", type=Path, default=Path("/tmp/forebay-testbed-logs"))
+        parsers[name].add_argument("--logs", type=Path, default=LOGS)
     for name in ("run", "exec"):
         if name == "exec":
             parsers[name].add_argument("--node", default="", help="in this node instead of the control place")

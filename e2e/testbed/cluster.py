@@ -20,6 +20,8 @@ from testbed.node import Node
 from testbed.shell import Failed
 
 STATE = Path("/tmp/forebay-testbed")
+LOGS = Path("/tmp/forebay-testbed-logs")
+"""Where they are kept when something went wrong."""
 SYSCTLS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
 """What a kubelet sets for the whole machine and we put back."""
 GOODBYE = 2.0
