@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from scraped import NAME, Scraped
+from scraped import NAME, Scraped, Seen
 
 from local.reference import Reference
 from measured.prometheus_process import needs_prometheus
@@ -52,7 +52,7 @@ async def test_a_query_of_its_own(system: Scraped) -> None:
     system.apply(prometheus={"query": 'sum(4 * forebay_inflight{function="default/chat"})', "target": 2})
     try:
         found = await system.settled(2, 4)
-        assert "4.0 by its own query (mean of 6 s, Prometheus), 2 per replica" in found["scaling"]["message"]
+        assert "by its own query (mean of 6 s, Prometheus), 2 per replica: 2 replicas" in found["scaling"]["message"]
     finally:
         system.apply()
     await system.settled(1, 1)
@@ -61,7 +61,7 @@ async def test_a_query_of_its_own(system: Scraped) -> None:
 async def whole(system: Scraped, replicas: int) -> None:
     """Each replica is all of the model on one worker, once what the start needed is over."""
 
-    def holds(view: dict[str, list[dict[str, list[str]]]]) -> bool:
+    def holds(view: Seen) -> bool:
         formed = [pipeline for pipeline in view["pipelines"] if pipeline["phase"] == "Formed"]
         return len(formed) == replicas and all(len(pipeline["stages"]) == 1 for pipeline in formed)
 
