@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-gpu lint proto bench testbed cluster e2e e2e-faults clean
+.PHONY: help setup demo up test test-pure test-gpu lint proto bench testbed cluster e2e e2e-faults clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,9 +21,17 @@ demo: setup ## one cold start on this machine: four loading workers, one streame
 up: setup ## the same system, staying until Ctrl-C
 	$(BIN)/python -m forebay_cli.demo --stay
 
-test: lint ## lint, types, import rules and all tests (minutes, no GPU)
-	$(BIN)/python -m pytest -q tests/deciding --cov=forebay_operator.decide --cov-branch --cov-fail-under=100
-	$(BIN)/python -m pytest -q tests --ignore=tests/deciding
+# What waits for no clock runs beside the linters: there are two cores at least.
+PURE := tests/api tests/chart tests/sim
+
+test: setup ## lint, types, import rules and all tests (minutes, no GPU)
+	@$(MAKE) --no-print-directory --output-sync=line -j2 lint test-pure
+	$(BIN)/python -m pytest -q tests $(addprefix --ignore=,tests/deciding $(PURE))
+
+test-pure: setup
+	$(BIN)/python -m pytest -q -m "not sweep" tests/deciding --cov=forebay_operator.decide --cov-branch --cov-fail-under=100
+	$(BIN)/python -m pytest -q -m sweep tests/deciding
+	$(BIN)/python -m pytest -q $(PURE)
 
 test-gpu: setup ## the checks that need a CUDA device; says so and skips where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \

@@ -175,6 +175,7 @@ def random_fleet(seed: int) -> Fleet:
     return Fleet(chance, chance.randint(1, 3), functions)
 
 
+@pytest.mark.sweep
 def test_nobody_starves_and_nothing_goes_to_and_fro_in_ten_thousand_random_fleets() -> None:
     for seed in range(10_000):
         fleet = random_fleet(seed)
