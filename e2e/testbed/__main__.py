@@ -39,11 +39,12 @@ def get(options: argparse.Namespace) -> int:
     return 0
 
 
-def check(_options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> int:
     """say what the machine lacks"""
-    needs.check(build=not programs.programs().exists())
-    print("nothing is missing")
-    return 0
+    built = programs.programs().exists()
+    needs.check(build=not built)
+    print("nothing is missing" if built else "nothing is missing, but the programs are not built yet")
+    return 0 if built or not options.built else 1
 
 
 def up(options: argparse.Namespace) -> int:
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, default=Path(state), help=f"the cluster's folder ({STATE})")
     commands = parser.add_subparsers(dest="command", required=True)
     parsers = {name: commands.add_parser(name, help=function.__doc__) for name, function in COMMANDS.items()}
+    parsers["check"].add_argument("--built", action="store_true", help="fail also while the programs are not built")
     for name in ("up", "run"):
         parsers[name].add_argument("--nodes", type=int, default=2)
         parsers[name].add_argument("--gpus", type=int, default=4, help="fake GPUs of each node")
