@@ -23,10 +23,12 @@ up: setup ## the same system, staying until Ctrl-C
 
 # What waits for no clock runs beside the linters: there are two cores at least.
 PURE := tests/api tests/chart tests/sim
+# What asks a real Prometheus takes minutes of waiting for it.
+ASKING := tests/dashboards/test_panels.py $(addprefix tests/measured/test_,faults.py measured.py operator.py outages.py)
 
-test: setup ## lint, types, import rules and all tests (minutes, no GPU)
+test: setup ## lint, types, import rules and all tests that need no other program (minutes, no GPU)
 	@$(MAKE) --no-print-directory --output-sync=line -j2 lint test-pure
-	$(BIN)/python -m pytest -q tests $(addprefix --ignore=,tests/deciding $(PURE))
+	$(BIN)/python -m pytest -q tests $(addprefix --ignore=,tests/deciding $(PURE) $(ASKING))
 
 test-pure: setup
 	$(BIN)/python -m pytest -q -m "not sweep" tests/deciding --cov=forebay_operator.decide --cov-branch --cov-fail-under=100
@@ -60,8 +62,9 @@ testbed: setup ## get and build what a cluster on this machine needs (root, Debi
 cluster: testbed ## a Kubernetes of two nodes with Forebay installed, staying until Ctrl-C
 	$(TESTBED) run -- $(CURDIR)/$(BIN)/python -m testbed.play
 
-e2e: testbed ## tests in such a cluster, or in that of FOREBAY_E2E_KUBECONFIG; it is stopped whatever happens
+e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, or in that of FOREBAY_E2E_KUBECONFIG; it is stopped whatever happens
 	$(PYTEST) -q --durations=5 e2e/apiserver
+	$(PYTEST) -q --durations=5 $(ASKING)
 	$(PYTEST) -q --durations=5 e2e/prometheus
 	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m "not fault" e2e/cluster
 
