@@ -170,6 +170,10 @@ class Scaling:
     scale_to_zero_grace_period_seconds: int = field(default=30, metadata=integer(minimum=0))
     prometheus: OwnQuery | None = field(default=None, metadata={"section": OwnQuery})
 
+    def aim(self, target: float) -> float:
+        """What one replica is to have of ``target``: the share that should be in use."""
+        return target * self.target_utilization_percent / 100
+
 
 @dataclass(frozen=True, slots=True)
 class Queue:

@@ -11,7 +11,8 @@ from typing import Any
 
 from sim.models import Kind
 
-from forebay_api.model import Model, Unit, UnitKind
+from forebay_api.model import Model
+from forebay_cli.plan import shown_model
 from forebay_operator.decide.seen import Costs
 from local.system import System
 
@@ -57,7 +58,7 @@ async def calibrate(system: System, name: str, link: float, repeat: int) -> Cali
         for batch, seconds in steps.items():
             seconds.append(await step_seconds(system, name, batch))
     return fitted(
-        model_of(model),
+        shown_model(model),
         {prompt: statistics.median(seconds) for prompt, seconds in firsts.items()},
         {batch: statistics.median(seconds) for batch, seconds in steps.items()},
         start=cold["firstByteAt"] - cold["queuedAt"],
@@ -89,27 +90,6 @@ def _function(seen: dict[str, Any], name: str) -> dict[str, Any]:
 def _done(seen: dict[str, Any], name: str) -> bool:
     cold = [cold for cold in seen["coldStarts"] if cold["name"] == name]
     return bool(cold) and cold[0]["consolidatedAt"] is not None and cold[0]["firstTokenAt"] is not None
-
-
-def model_of(told: dict[str, Any]) -> Model:
-    """The model as the operator shows it."""
-    units = tuple(
-        Unit(unit["index"], UnitKind(unit["kind"]), unit["linkBytes"], unit["residentBytes"], unit["parameters"])
-        for unit in told["units"]
-    )
-    return Model(
-        backbone=told["backbone"],
-        uri=told["uri"],
-        dtype=told["dtype"],
-        architecture=told["architecture"],
-        units=units,
-        tied=told["tied"],
-        hidden_size=told["hiddenSize"],
-        layers=told["layers"],
-        vocab_size=told["vocabSize"],
-        max_model_len=told["maxModelLen"],
-        kv_bytes_per_token_per_layer=told["kvBytesPerTokenPerLayer"],
-    )
 
 
 _asked = 0

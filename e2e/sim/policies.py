@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import ceil, floor, inf
-from typing import Protocol
+from typing import ClassVar
 
 from forebay_operator.decide.scale import desired
 from forebay_operator.decide.seen import DemandSeen, FunctionSeen
@@ -14,36 +15,35 @@ TICK = 2.0
 WINDOW = 60.0
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """``tick``: seconds between two decisions of a function that is active (None: it decides when requests come and
     end). ``pipelined``: a function at zero starts on several devices, and computes as weights land. ``instant``:
     replicas are there at once, and devices are never short. ``packs``: requests go where others are, and replicas leave
     with the last. ``ahead``: it decides before the first request."""
 
     name: str
-    tick: float | None
-    pipelined: bool
-    instant: bool
-    packs: bool
-    ahead: bool
+    tick: ClassVar[float | None] = None
+    pipelined: ClassVar[bool] = False
+    instant: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
+    ahead: ClassVar[bool] = False
 
+    @abstractmethod
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         """Replicas, and when to decide again though nothing happened (inf: never)."""
 
+    @abstractmethod
     def loud(self, function: Function) -> bool:
         """Whether the requests that there are could make it want more than one replica."""
 
 
 @dataclass
-class Ours:
+class Ours(Policy):
     """`decide.scale.desired`, with the memory it keeps and the time that one more replica takes."""
 
     name: str = "forebay"
-    tick: float | None = TICK
-    pipelined: bool = True
-    instant: bool = False
-    packs: bool = False
-    ahead: bool = False
+    tick: ClassVar[float | None] = TICK
+    pipelined: ClassVar[bool] = True
     thrift: bool = True  # False: decides at every tick, also where the answer cannot be another one
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
@@ -69,19 +69,15 @@ class Ours:
         # The trend at most doubles the load: below half of what one replica should have for a whole window, the answer
         # is one replica, or none when it was idle for the grace period. Asking again would cost and change nothing.
         scaling = function.resource.spec.scaling
-        return not self.thrift or function.requests * 2 > scaling.target * scaling.target_utilization_percent / 100
+        return not self.thrift or function.requests * 2 > scaling.aim(scaling.target)
 
 
 @dataclass
-class Knative:
+class Knative(Policy):
     """The windows of Knative's autoscaler with its defaults, and nothing else: whole models on one device."""
 
     name: str = "knative"
-    tick: float | None = TICK
-    pipelined: bool = False
-    instant: bool = False
-    packs: bool = False
-    ahead: bool = False
+    tick: ClassVar[float | None] = TICK
     grace: float = 30.0
     up: float = 1000.0
     down: float = 2.0
@@ -89,7 +85,7 @@ class Knative:
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         scaling = function.resource.spec.scaling
-        target = scaling.target * scaling.target_utilization_percent / 100
+        target = scaling.aim(scaling.target)
         if not function.live() and function.requests:
             return 1, inf  # the activator asks for the first one at once
         if not function.requests and now >= function.last_ended + WINDOW:
@@ -113,20 +109,15 @@ class Knative:
 
     def loud(self, function: Function) -> bool:
         scaling = function.resource.spec.scaling
-        return function.requests > scaling.target * scaling.target_utilization_percent / 100
+        return function.requests > scaling.aim(scaling.target)
 
 
 @dataclass
-class KeepAlive:
+class KeepAlive(Policy):
     """As platforms of functions do: one more whenever all are full, and each stays until it was idle for long."""
 
     seconds: float = 600.0
     name: str = "keep-alive"
-    tick: float | None = None
-    pipelined: bool = False
-    instant: bool = False
-    packs: bool = False
-    ahead: bool = False
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         scaling = function.resource.spec.scaling
@@ -142,16 +133,13 @@ class KeepAlive:
 
 
 @dataclass
-class AlwaysOn:
+class AlwaysOn(Policy):
     """As many as the busiest moment needs, always. ``counts``: by the number of the function."""
 
     counts: list[int] = field(default_factory=list)
     name: str = "always-on"
-    tick: float | None = None
-    pipelined: bool = False
-    instant: bool = True
-    packs: bool = False
-    ahead: bool = True
+    instant: ClassVar[bool] = True
+    ahead: ClassVar[bool] = True
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         return self.counts[function.index], inf
@@ -161,15 +149,12 @@ class AlwaysOn:
 
 
 @dataclass
-class Oracle:
+class Oracle(Policy):
     """Replicas are there exactly while requests are, as if every arrival were known: what waste is measured by."""
 
     name: str = "oracle"
-    tick: float | None = None
-    pipelined: bool = False
-    instant: bool = True
-    packs: bool = True
-    ahead: bool = False
+    instant: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     def decide(self, function: Function, now: float) -> tuple[int, float]:
         return ceil(function.requests / function.resource.spec.scaling.target), inf

@@ -136,7 +136,7 @@ def _placed(function: Function, view: View, prompt_tokens: int) -> Plan:
             f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function first, with "
             "spec.suspend: true if nobody should call it"
         )
-    model = _shown_model(found)
+    model = shown_model(found)
     costs = Costs(layer=_pairs(found["layerSeconds"]), head=_pairs(found["headSeconds"]))
     seen = [worker for worker in map(_shown_worker, view["workers"]) if worker.ready]
     able = [worker for worker in seen if worker.serves(function.spec.pool)]
@@ -182,7 +182,8 @@ def _plan(
     return Plan(function, model, cut, memory, quota.blocks * ledger.BLOCK_TOKENS)
 
 
-def _shown_model(shown: dict[str, Any]) -> Model:
+def shown_model(shown: dict[str, Any]) -> Model:
+    """The model of one of ``models`` in what the operator shows."""
     units = tuple(
         Unit(unit["index"], UnitKind(unit["kind"]), unit["linkBytes"], unit["residentBytes"], unit["parameters"])
         for unit in shown["units"]

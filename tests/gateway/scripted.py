@@ -179,6 +179,14 @@ async def refuse(context: grpc.aio.ServicerContext, code: grpc.StatusCode, reaso
     await context.abort(code, details or reason, trailing_metadata=(("forebay-reason", reason),))
 
 
+async def dies_at_three(request: engine_pb2.GenerateRequest, context: grpc.aio.ServicerContext):
+    """Its pipeline is gone with the third token of a choice."""
+    async for event in whole(request):
+        yield event
+        if event.token.index == 2:
+            await refuse(context, grpc.StatusCode.UNAVAILABLE, "pipeline_gone")
+
+
 class Head:
     """Answers by ``play``; counts who is there."""
 

@@ -11,7 +11,21 @@ from hypothesis import strategies as st
 
 from forebay_gateway.ask import Token
 from forebay_gateway.tokens import Gap, TokenLog
-from gateway.scripted import Gate, Head, accepted, answered, data, done, events, function, refuse, token, until, whole
+from gateway.scripted import (
+    Gate,
+    Head,
+    accepted,
+    answered,
+    data,
+    dies_at_three,
+    done,
+    events,
+    function,
+    refuse,
+    token,
+    until,
+    whole,
+)
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
 
@@ -60,13 +74,7 @@ async def test_a_killed_head_costs_a_pause(system):
 async def test_a_stream_goes_on_without_a_seam(system):
     first, second = await system.head(), await system.head(stages=2)
 
-    async def dies(request, context):
-        async for event in whole(request):
-            yield event
-            if event.token.index == 2:
-                await refuse(context, StatusCode.UNAVAILABLE, "pipeline_gone")
-
-    first.play = dies
+    first.play = dies_at_three
     await system.route(first, second)
     async with system.http.post("/v1/chat/completions", json=CHAT | {"stream": True}) as response:
         found = await events(response)

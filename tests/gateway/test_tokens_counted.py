@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from grpc import StatusCode
-
-from gateway.scripted import refuse, until, whole
+from gateway.scripted import dies_at_three, until
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "n": 2}
 SERIES = 'forebay_function_tokens_total{function="default/tiny"}'
@@ -13,13 +11,7 @@ SERIES = 'forebay_function_tokens_total{function="default/tiny"}'
 async def test_a_token_counts_once_however_many_heads_it_took(system):
     first, second = await system.head(), await system.head(stages=2)
 
-    async def dies(request, context):
-        async for event in whole(request):
-            yield event
-            if event.token.index == 2:
-                await refuse(context, StatusCode.UNAVAILABLE, "pipeline_gone")
-
-    first.play = dies
+    first.play = dies_at_three
     await system.route(first, second)
     before = await system.metric(SERIES)
     async with system.http.post("/v1/chat/completions", json=CHAT) as response:

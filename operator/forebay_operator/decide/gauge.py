@@ -91,13 +91,13 @@ def panic_seconds(scaling: Scaling) -> float:
 
 def _counted(scaling: Scaling, load: Load) -> Means:
     unit = "requests" if scaling.metric is ScalingMetric.CONCURRENCY else "tokens/s"
-    return Means(load, Source.GATEWAYS, scaling.target * scaling.target_utilization_percent / 100, unit)
+    return Means(load, Source.GATEWAYS, scaling.aim(scaling.target), unit)
 
 
 def _asked(scaling: Scaling, load: Load, counted: Means) -> Means:
     if scaling.prometheus is None:
         return Means(load, Source.PROMETHEUS, counted.per_replica, counted.unit)
-    per_replica = scaling.prometheus.target * scaling.target_utilization_percent / 100
+    per_replica = scaling.aim(scaling.prometheus.target)
     return Means(load, Source.PROMETHEUS, per_replica, "by its own query")
 
 
