@@ -38,3 +38,15 @@ print(added, torch.get_num_threads())
 def test_a_thread_that_computes_alone_starts_no_team(how: str, added: int) -> None:
     said = subprocess.run([sys.executable, "-c", SCRIPT, how], check=True, capture_output=True, text=True, timeout=120)
     assert said.stdout.split() == [str(added), "2"]
+
+
+def test_an_operation_is_for_one_thread_while_units_land() -> None:
+    script = "\n".join((
+        "import torch; from forebay_worker.team import Team",
+        "team, seen = Team(2), []",
+        "for loading in (False, True, True, False):",
+        "    team.fit(loading=loading); seen.append(torch.get_num_threads())",
+        "print(seen)",
+    ))  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    assert said.stdout.strip() == "[2, 1, 1, 2]"

@@ -152,7 +152,7 @@ def _probe(uri: str, dtype: str, access: Access, device: DeviceKind) -> int:
         opened = Device.open(device, None, 0)
     except DeviceError as error:
         return _refuse(str(error))
-    torch.set_num_threads(opened.threads)
+    torch.set_num_threads(1)  # as workers compute while units land, which is what is predicted with it
     skeleton = Skeleton.build(checkpoint)
     skeleton.to(opened.torch_device)
     with torch.inference_mode():

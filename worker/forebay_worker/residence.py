@@ -24,6 +24,8 @@ ROWS_KEPT = 4096  # per table; a few MB
 class Loads(Protocol):
     """What is needed of ``load.stream.Loader``."""
 
+    @property
+    def loading(self) -> bool: ...
     def rows(
         self, checkpoint: Checkpoint, table: str, ids: Sequence[int], done: Callable[[torch.Tensor], None]
     ) -> None: ...

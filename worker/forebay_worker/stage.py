@@ -36,6 +36,7 @@ from forebay_worker.pipelines import Pipelines
 from forebay_worker.probe import measure
 from forebay_worker.residence import Loads, Residence
 from forebay_worker.segment import Tally
+from forebay_worker.team import Team
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class Executor:
         self._changed = changed
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pipelines = Pipelines(device, hops)
+        self._team = Team(device.threads)
         self._residences: dict[str, Residence] = {}
         self._probes: deque[tuple[str, Callable[[Probe], None]]] = deque()
         self._status: tuple[PipelineStatus, ...] = ()
@@ -177,6 +179,7 @@ class Executor:
                 self._do(call)
                 working, self._checked = True, False
             elif working:
+                self._team.fit(loading=self._loader.loading)
                 working = self._pipelines.turn()
             else:
                 self._when_quiet()
@@ -251,6 +254,7 @@ class Executor:
 
     def _probe(self, backbone: str, done: Callable[[Probe], None]) -> None:
         if residence := self._residences.get(backbone):
+            self._team.fit(loading=True)  # what is predicted with it happens while units land
             done(measure(residence.checkpoint, residence.skeleton, self._device))
 
     def _stop(self) -> None:

@@ -78,6 +78,7 @@ class Loader:
         self._rows: deque[_Rows] = deque()
         self._starved_since: float | None = None
         self._stop = threading.Event()
+        self._loading = False
         self._measured = 0.0
         self.bytes_read = 0
         self.row_bytes_read = 0
@@ -140,6 +141,11 @@ class Loader:
             )
 
     @property
+    def loading(self) -> bool:
+        """Whether a unit is on its way."""
+        return self._loading
+
+    @property
     def rate(self) -> float:
         """Bytes per second: of the emulated link, else as measured over the last units, else 0."""
         return self._link.rate or self._measured
@@ -171,6 +177,7 @@ class Loader:
         """One piece, or one look-up of rows, or a sleep until something changes."""
         with self._wake:
             job = self._choose()
+            self._loading = isinstance(job, Begun)
             if job is None and not self._abandoned and not self._stop.is_set():
                 self._link.idle()
                 self._wake.wait(self._patience())
