@@ -21,8 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from forebay_cli.state import State
 from local import system as local
-from measured.prometheus_process import PrometheusProcess
 from measured.proxy import Proxy
+from prometheus_process import PrometheusProcess
 
 NAME = "chat"
 WORKERS = 4

@@ -15,7 +15,7 @@ from scraped import RIGHT, WORKERS, WRONG, Scraped
 
 from local.system import PATIENCE
 from measured import proxy
-from measured.prometheus_process import needs_prometheus
+from prometheus_process import needs_prometheus
 
 pytestmark = [needs_prometheus, pytest.mark.asyncio(loop_scope="session")]
 

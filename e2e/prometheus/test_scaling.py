@@ -9,7 +9,7 @@ import pytest
 from scraped import NAME, Scraped, Seen
 
 from local.reference import Reference
-from measured.prometheus_process import needs_prometheus
+from prometheus_process import needs_prometheus
 
 pytestmark = [needs_prometheus, pytest.mark.asyncio(loop_scope="session")]
 

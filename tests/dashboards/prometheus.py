@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: scrapes every second, keeps its data in a folder that it is given."""
+"""What tests ask of a real Prometheus that evaluates the chart's rules, and of its tool."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from dashboards.board import CHART
+from prometheus_process import LIMIT, PrometheusProcess
 
 RULES = CHART / "files" / "rules" / "forebay.yaml"
-PATIENCE = 60.0
-"""Seconds until something that must come is called a failure."""
+PATIENCE = LIMIT
 
 WITH_PROMETHEUS = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
@@ -75,31 +74,14 @@ class Prometheus:
 @contextlib.contextmanager
 def running(folder: Path, port: int, jobs: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
     """One on this port that scrapes these addresses by job and evaluates the chart's rules; ended with nothing left."""
-    folder.mkdir()
-    config = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()
-        ],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{port}"
-    words = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(["prometheus", *words, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    prometheus = Prometheus(f"http://{address}", sum(map(len, jobs.values())), time.time())
+    process = PrometheusProcess(folder, every="1s", rules=[RULES], port=port)
+    process.scrape_jobs(jobs)
+    began = time.time()
     try:
-        wait_for(lambda: process.poll() is not None or _ready(prometheus.url), "Prometheus is ready")
-        assert process.poll() is None, (folder / "log").read_text()
-        yield prometheus
+        process.start()
+        yield Prometheus(process.url, sum(map(len, jobs.values())), began)
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
 
 
 def wait_for(holds: Callable[[], object], what: str) -> None:
@@ -107,11 +89,3 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
     while not holds():
         assert time.monotonic() < end, f"never: {what}"
         time.sleep(0.1)
-
-
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False

@@ -16,8 +16,9 @@ from forebay_operator.config import PrometheusConfig
 from forebay_operator.decide.load import Load, Measured
 from forebay_operator.functions import Known
 from forebay_operator.measurements import Measurements
-from measured.prometheus_process import LIMIT, Gateways, PrometheusProcess
+from measured.gateways import Gateways
 from measured.proxy import Proxy
+from prometheus_process import LIMIT, PrometheusProcess
 
 WINDOW = 6
 """Seconds; the shortest that a function may have."""

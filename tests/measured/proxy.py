@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import ClientConnectionError, ClientSession, web
 
-from measured.prometheus_process import free_port
+from local.system import free_port
 
 Fault = Callable[[web.Request, bytes, int], "web.Response | bytes"]
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from forebay_operator import prometheus as client
 from measured import proxy
 from measured.conftest import Bench, until, until_blind, until_known
-from measured.prometheus_process import needs_prometheus
+from prometheus_process import needs_prometheus
 
 pytestmark = needs_prometheus
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from measured.conftest import WINDOW, Bench, until, until_blind, until_known, until_seen
-from measured.prometheus_process import needs_prometheus
+from prometheus_process import needs_prometheus
 
 pytestmark = needs_prometheus
 

@@ -15,7 +15,7 @@ from control.conftest import System
 from control.operators import function
 from forebay_operator.config import PrometheusConfig
 from measured.conftest import WINDOW, Bench, until
-from measured.prometheus_process import LIMIT, needs_prometheus
+from prometheus_process import LIMIT, needs_prometheus
 
 pytestmark = needs_prometheus
 

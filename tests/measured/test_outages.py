@@ -15,7 +15,8 @@ from cryptography.x509.oid import NameOID
 
 from forebay_operator.measurements import BLIND
 from measured.conftest import WINDOW, Bench, until_blind, until_known, until_seen
-from measured.prometheus_process import Gateways, PrometheusProcess, needs_prometheus
+from measured.gateways import Gateways
+from prometheus_process import PrometheusProcess, needs_prometheus
 
 pytestmark = needs_prometheus
 

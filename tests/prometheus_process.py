@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import shutil
-import socket
 import ssl
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+
+from local.system import free_port
 
 PROGRAM = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(PROGRAM is None, reason="no prometheus on PATH: apt install prometheus")
@@ -27,29 +26,31 @@ LIMIT = 60.0
 SCRAPE = "300ms"
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 class PrometheusProcess:
-    """``web``: its web.config file, for credentials and TLS; ``every``: how often it scrapes, and how long that may
-    take."""
+    """``web``: its web.config file, for credentials and TLS; ``every``: how often it scrapes and evaluates, and how
+    long a scrape may take; ``rules``: the files that it evaluates; ``port``: where it listens, 0 for a free one."""
 
-    def __init__(self, folder: Path, web: dict[str, object] | None = None, every: str = SCRAPE) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        folder: Path,
+        web: Mapping[str, object] | None = None,
+        every: str = SCRAPE,
+        rules: Sequence[Path] = (),
+        port: int = 0,
+    ) -> None:
+        self.port = port or free_port()
         self._folder = folder
         self._secure = "tls_server_config" in (web or {})
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.scrape()
         config = {
-            "global": {"scrape_interval": every, "scrape_timeout": every},
+            "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
+            "rule_files": [str(path) for path in rules],
             "scrape_configs": [{"job_name": "forebay", "file_sd_configs": [{"files": [str(folder / "targets.json")]}]}],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (folder / "web.yml").write_text(yaml.safe_dump(web or {}))
+        (folder / "web.yml").write_text(yaml.safe_dump(dict(web or {})))
 
     @property
     def url(self) -> str:
@@ -57,8 +58,12 @@ class PrometheusProcess:
 
     def scrape(self, *ports: int) -> None:
         """These alone from now on."""
+        self.scrape_jobs({"forebay": [f"127.0.0.1:{port}" for port in ports]})
+
+    def scrape_jobs(self, jobs: Mapping[str, Sequence[str]]) -> None:
+        """These addresses alone from now on, each under the name of its job."""
         draft = self._folder / "targets.draft"
-        draft.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}"]} for port in ports]))
+        draft.write_text(json.dumps([{"targets": [*each], "labels": {"job": job}} for job, each in jobs.items()]))
         draft.replace(self._folder / "targets.json")
 
     def start(self) -> None:
@@ -103,50 +108,3 @@ class PrometheusProcess:
     def wipe(self) -> None:
         """What it has stored, while it does not run."""
         shutil.rmtree(self._folder / "data")
-
-
-class Gateways:
-    """Tiny exporters with a gateway's metrics, each of them on a port of its own; all say the same."""
-
-    def __init__(self, count: int) -> None:
-        self.requests: dict[str, float] = {}
-        self.tokens: dict[str, float] = {}
-        gateways = self
-
-        class Page(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = gateways.page().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) for _ in range(count)]
-        self._threads = [threading.Thread(target=server.serve_forever) for server in self._servers]
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def ports(self) -> tuple[int, ...]:
-        return tuple(server.server_port for server in self._servers)
-
-    def page(self) -> str:
-        lines = [f"forebay_gateway_time_seconds {time.time()}"]
-        lines += self._lines("forebay_inflight", self.requests)
-        lines += self._lines("forebay_queue_depth", dict.fromkeys(self.requests, 0.0))
-        lines += self._lines("forebay_function_tokens_total", self.tokens)
-        return "\n".join(lines) + "\n"
-
-    def close(self) -> None:
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
-        for thread in self._threads:
-            thread.join(LIMIT)
-
-    def _lines(self, name: str, values: dict[str, float]) -> Iterable[str]:
-        return [f'{name}{{function="default/{function}"}} {value}' for function, value in dict(values).items()]
