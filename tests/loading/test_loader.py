@@ -75,8 +75,8 @@ def test_the_real_model_lands_whole(smollm2: Path, watch: Watch) -> None:
     assert watched.loader.rate > 0
 
 
-def test_tensors_begin_at_cache_lines(opened: Callable[[str], Checkpoint], watch: Watch) -> None:
-    loaded = watch(link=paced()).load(opened("qwen2"))
+def test_converted_tensors_begin_at_cache_lines(tiny: Callable[[str], Path], watch: Watch) -> None:
+    loaded = watch(link=paced()).load(open_checkpoint(tiny("qwen2").as_uri(), "bfloat16"))
     assert all(tensor.data_ptr() % 64 == 0 for tensor in loaded.values())
 
 
