@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,8 +134,8 @@ class Heard:
         found = []
         for one in turns:
             self.events.take(one)
-            while not self.events._queue.empty():
-                told = self.events._queue.get_nowait()
+            while self.events._pending:
+                told = self.events._pending.pop()
                 found.append((told.reason, told.note, told.warning))
         return found
 
@@ -215,11 +216,81 @@ def test_another_function_of_the_name_has_no_past() -> None:
 
 async def test_the_same_step_again_is_counted_whatever_its_numbers(teller: tuple[Events, Stored]) -> None:
     told, api = teller
-    for message in ("9 requests", "11 requests"):
-        told.take(turn(desired=1))
-        told.take(turn(desired=2, message=message))
-    await until(lambda: len(api.calls) == 3)
+    told.take(turn(desired=1))
+    for count, (desired, message) in enumerate([(2, "9 requests"), (1, ""), (2, "11 requests")], 1):
+        told.take(turn(desired=desired, message=message))
+        await until(lambda count=count: len(api.calls) == count)
     notes = [body["note"] for verb, body in api.calls if verb == "create"]
     assert notes == ["from 1 to 2: 9 requests", "from 2 to 1: 1 replicas"]
     assert [verb for verb, _ in api.calls] == ["create", "create", "patch"]
     assert KEY in told._known
+
+
+def of_all(condition: Condition, names: Iterable[str]) -> Outcome:
+    """All these functions, of which a pass says the same."""
+    one = turn(condition)
+    (seen,), (status,), (decision,) = one.seen.functions, one.statuses.values(), one.scaling.values()
+    functions = [replace(seen, function=replace(seen.function, name=name, uid=f"u-{name}")) for name in names]
+    keys = [function.function.key for function in functions]
+    return replace(
+        one,
+        seen=replace(one.seen, functions=tuple(functions)),
+        statuses=dict.fromkeys(keys, status),
+        scaling=dict.fromkeys(keys, decision),
+    )
+
+
+class TestThousandFunctions:
+    """At once, all of what is told by one hand."""
+
+    NAMES = tuple(f"f{number:03}" for number in range(1000))
+
+    async def test_each_hears_once_that_it_is_blind_and_once_that_it_sees(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(events, "APART", 0.0)
+        api = Stored()
+        told = Events(api, "op-a", dict, clock=lambda: NOW)
+        told._began -= 60.0
+        dropped = events.EVENTS.labels("dropped")._value.get()
+        task = asyncio.ensure_future(told.run())
+        try:
+            for condition, reason in ((blind(Reason.PROMETHEUS_UNREACHABLE), "ScalingBlind"), (SEES, "ScalingSees")):
+                api.calls.clear()
+                for _ in range(3):
+                    told.take(of_all(condition, self.NAMES))
+                await until(lambda: not told._pending and len(api.calls) >= len(self.NAMES))
+                heard = [(body["regarding"]["name"], body["reason"]) for _, body in api.calls]
+                assert sorted(heard) == [(name, reason) for name in self.NAMES]
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert events.EVENTS.labels("dropped")._value.get() == dropped
+
+    def test_what_is_over_before_it_was_told_is_not_told(self) -> None:
+        told = Events(Stored(), "op-a", dict, clock=lambda: NOW)
+        told._began -= 60.0
+        told.take(of_all(SEES, self.NAMES))
+        for _ in range(50):  # nothing piles up, however often it changes
+            told.take(of_all(blind(Reason.PROMETHEUS_TIMEOUT), self.NAMES))
+            assert len(told._pending) == len(self.NAMES)
+            told.take(of_all(blind(Reason.STALE_SAMPLES), self.NAMES))
+            assert len(told._pending) == len(self.NAMES)
+            told.take(of_all(SEES, self.NAMES))
+            assert len(told._pending) == 0
+
+    def test_what_was_told_is_ended_though_the_next_was_not_told(self) -> None:
+        """Blind for one reason, which was told, and then for another, which was not yet."""
+        heard = Heard()
+        assert [reason for reason, *_ in heard.tell(turn(blind(Reason.STALE_SAMPLES)))] == ["ScalingBlind"]
+        heard.events.take(turn(blind(Reason.PROMETHEUS_TIMEOUT)))
+        assert [reason for reason, *_ in heard.tell(turn(SEES))] == ["ScalingSees"]
+
+    def test_who_is_gone_is_not_told_of(self) -> None:
+        told = Events(Stored(), "op-a", dict, clock=lambda: NOW)
+        told._began -= 60.0
+        told.about(POOL, "Scaled", "2 pods made", False)
+        told.take(of_all(blind(Reason.STALE_SAMPLES), self.NAMES))
+        told.take(of_all(blind(Reason.STALE_SAMPLES), self.NAMES[:1]))
+        assert len(told._pending) == 2
+        assert [told._pending.pop().subject.name for _ in range(2)] == ["p", "f000"]

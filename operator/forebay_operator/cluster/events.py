@@ -20,6 +20,7 @@ from forebay_api.function import FunctionKey
 from forebay_operator.cluster.api import Api, ApiError, NotFound
 from forebay_operator.cluster.body import status_of
 from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.pending import Pending, Subject, Told
 from forebay_operator.cluster.publish import SETTLED
 from forebay_operator.cluster.scaling_events import Sight, news
 from forebay_operator.cluster.seen import Body
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 CONTROLLER = f"{names.GROUP}/operator"
 
 WAITING = 256
-"""Events that may wait; more are dropped and counted."""
+"""Events of other objects than functions that may wait; more are dropped and counted."""
 
 APART = 0.2
 """Seconds from event to event, over all functions."""
@@ -45,29 +46,6 @@ LONGEST_NOTE = 1000
 EVENTS = Counter("forebay_events_total", "Events for the API, by what became of them.", ["how"])
 for _how in ("told", "failed", "dropped"):
     EVENTS.labels(_how)  # from the start: a rate sees no rise where there was nothing before
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The object that an event is about; ``namespace`` empty for kinds without."""
-
-    api_version: str
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """``reason``: one CamelCase word; ``note``: a sentence. With another note it is the same event again, if it is
-    ``alike``; empty: only with the same note."""
-
-    subject: Subject
-    reason: str
-    note: str
-    warning: bool = False
-    alike: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +82,7 @@ def change(subject: Subject, before: str, status: FunctionStatus) -> Told | None
 
 
 class Events:
-    """For one term. Nobody waits for it, and what cannot be told is dropped."""
+    """For one term. Nobody waits for it, and what the API refuses is not told again."""
 
     def __init__(
         self,
@@ -120,7 +98,8 @@ class Events:
         self._clock = clock
         self._began = clock()
         self._known: dict[FunctionKey, _Known] = {}
-        self._queue: asyncio.Queue[Told] = asyncio.Queue(WAITING)
+        self._pending = Pending(WAITING)
+        self._more = asyncio.Event()
         self._series: OrderedDict[tuple[str, str, str], tuple[str, int, float]] = OrderedDict()
 
     def take(self, outcome: Outcome) -> None:
@@ -140,10 +119,14 @@ class Events:
             known[key] = _Known(uid, status.state.value, sight)
             subject = Subject(names.API_VERSION, names.KIND, key.namespace, key.name, uid)
             if (told := change(subject, before.state, status)) is not None:
-                self._tell(told)
+                self._pending.of_function(told)
             for piece in news(before.sight, sight, status, decision):
-                self._tell(Told(subject, piece.reason, piece.note, piece.warning, piece.alike))
+                found = Told(subject, piece.reason, piece.note, piece.warning, piece.alike, piece.begins)
+                self._pending.of_function(found)
+        if self._known.keys() - known.keys():
+            self._pending.keep({told.uid for told in known.values()})
         self._known = known
+        self._more.set()
 
     def about(self, body: Mapping[str, Any], reason: str, note: str, warning: bool) -> None:
         """Tell something of any object."""
@@ -155,18 +138,17 @@ class Events:
             str(metadata["name"]),
             str(metadata.get("uid") or ""),
         )
-        self._tell(Told(subject, reason, note, warning))
-
-    def _tell(self, told: Told) -> None:
-        try:
-            self._queue.put_nowait(told)
-        except asyncio.QueueFull:
+        if not self._pending.of_other(Told(subject, reason, note, warning)):
             EVENTS.labels("dropped").inc()
+        self._more.set()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            told = await self._queue.get()
+            while not self._pending:
+                self._more.clear()
+                await self._more.wait()
+            told = self._pending.pop()
             try:
                 await self._send(told)
                 EVENTS.labels("told").inc()

@@ -15,12 +15,14 @@ STILL = "until this is over; requests still start it, and what gateways count sc
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """``reason``: one CamelCase word; ``note``: a sentence. What is ``alike`` is counted into the first one's."""
+    """``reason``: one CamelCase word; ``note``: a sentence. What is ``alike`` is counted into the first one's.
+    ``begins``: it was not so before."""
 
     reason: str
     note: str
     alike: str
     warning: bool = False
+    begins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def news(before: Sight, now: Sight, status: FunctionStatus, decision: Decision |
     active = _scaling_active(status.conditions)
     if active is not None and now.blind != before.blind:
         if now.blind:
-            yield News("ScalingBlind", f"{active.message} {STILL}", now.blind, warning=True)
+            yield News("ScalingBlind", f"{active.message} {STILL}", now.blind, warning=True, begins=not before.blind)
         elif active.reason == Reason.SCALING:  # else somebody else decides now
             yield News("ScalingSees", "enough is known again to scale it up and down", "")
     if decision is not None and before.desired and now.desired and before.desired != now.desired:
