@@ -25,6 +25,13 @@ class TestTrend:
         assert scale.reason is Why.TREND
         assert scale.message == "rising: 23.6 requests expected in 40 s (gateways), 10 per replica: 3 replicas"
 
+    @pytest.mark.parametrize(
+        ("lead", "when"), [(0.004, "within a second"), (0.99, "within a second"), (1.0, "in 1 s"), (1.6, "in 2 s")]
+    )
+    def test_who_loads_in_no_time_is_told_so_in_words(self, lead: float, when: str) -> None:
+        message = desired(asked(18, load(8.0, 19.9)), NOW, 2, lead).message
+        assert message == f"rising: {message[8:12]} requests expected {when} (gateways), 10 per replica: 2 replicas"
+
     def test_at_most_twice_the_short_mean(self) -> None:
         assert desired(asked(18, load(1.0, 18.0)), NOW, 2, 10_000.0).desired == 4
 

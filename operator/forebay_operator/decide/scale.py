@@ -150,7 +150,8 @@ def _by_means(case: _Case) -> Scale:
     worth = rising.in_time(case.scaling, case.lead)
     if worth > max(count, 1):
         seconds = min(case.lead, float(case.scaling.window_seconds))
-        expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected in {seconds:.0f} s"
+        when = f"in {seconds:.0f} s" if seconds >= 1 else "within a second"
+        expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected {when}"
         return Scale(ceil(worth), Why.TREND, f"{expected} ({rising.source}), {_per(rising, ceil(worth))}", load=worth)
     if count:
         seconds = case.scaling.window_seconds
