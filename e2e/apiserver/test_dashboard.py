@@ -25,7 +25,7 @@ BODY = {
     "metadata": {"name": "served"},
     "spec": {"model": {"uri": "hf://no/such"}},
 }
-VARIABLES = {"__rate_interval": "10s", "namespace": "default", "function": ".*"}
+VARIABLES = {"__rate_interval": "10s", "release": ".*", "namespace": "default", "function": ".*"}
 
 pytestmark = [
     WITH_PROMETHEUS,

@@ -17,6 +17,7 @@ from forebay_gateway import body, errors, locate
 from forebay_gateway.ask import Ask, Kind
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.delivery import Collected, Streamed, error_response, json_response
+from forebay_gateway.exposed import shown
 from forebay_gateway.openai import request as openai_request
 from forebay_gateway.openai.answer import Answer
 from forebay_gateway.page import Page
@@ -62,6 +63,7 @@ class App:
         self._relay = relay
         self._page = page
         self._ledger = body.Ledger(config.limits.held_bytes)
+        self._metrics_shown = shown(config.metrics_release)
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._middleware])
@@ -75,7 +77,7 @@ class App:
         app.router.add_get("/ui/events", self._page.events)
         app.router.add_get("/health", _health)
         app.router.add_get("/ready", self._ready)
-        app.router.add_get("/metrics", _metrics)
+        app.router.add_get("/metrics", self._metrics)
         return app
 
     def _invoke(self, kind: Kind) -> Handler:
@@ -148,6 +150,10 @@ class App:
     async def _ready(self, request: web.Request) -> web.StreamResponse:
         ready = self._roster.arrived and not (self.leaving or self.closing)
         return web.Response(status=200 if ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        page = generate_latest(self._metrics_shown)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
         """A caller that asks before it sends a large body is told before it does."""
@@ -224,7 +230,3 @@ async def _to_ui(request: web.Request) -> web.StreamResponse:
 
 async def _health(request: web.Request) -> web.StreamResponse:
     return web.Response()
-
-
-async def _metrics(request: web.Request) -> web.StreamResponse:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,8 @@ class GatewayConfig:
     """``port`` 0 = any free one. ``operator``: gRPC targets, divided by commas. ``domain``: of
     ``<function>.<namespace>.<domain>`` host names, empty = none. ``drain_seconds``: how long open streams may go on
     after a stop; ``lame_duck_seconds``: how long before that new requests are still taken, though it says that it is
-    not ready. ``identity``: None = plain text."""
+    not ready. ``identity``: None = plain text. ``metrics_release``: what the series of
+    /metrics are labelled with, empty = nothing."""
 
     host: str
     port: int
@@ -48,6 +50,7 @@ class GatewayConfig:
     drain_seconds: float = 30.0
     lame_duck_seconds: float = 0.0
     identity: Identity | None = None
+    metrics_release: str = ""
     limits: Limits = field(default=Limits())
 
     @classmethod
@@ -63,12 +66,20 @@ class GatewayConfig:
             drain_seconds=_read(environ, "FOREBAY_DRAIN_SECONDS", float, 30.0, "a number of seconds"),
             lame_duck_seconds=_read(environ, "FOREBAY_LAME_DUCK_SECONDS", float, 0.0, "a number of seconds"),
             identity=_identity(environ),
+            metrics_release=_metrics_release(environ),
         )
 
 
 def default_operator(state: Path) -> str:
     """Where an operator of the same machine listens."""
     return f"unix:{state / local.OPERATOR_SOCKET}"
+
+
+def _metrics_release(environ: Mapping[str, str]) -> str:
+    text = environ.get("FOREBAY_METRICS_RELEASE", "")
+    if not re.fullmatch(r"[A-Za-z0-9._/-]{0,128}", text):
+        raise InvalidSetting(f"FOREBAY_METRICS_RELEASE={text!r}: expected at most 128 of A-Z a-z 0-9 . _ / -")
+    return text
 
 
 def _identity(environ: Mapping[str, str]) -> Identity | None:

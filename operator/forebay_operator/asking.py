@@ -39,11 +39,12 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class FleetAsked:
     """Of all functions at once. ``every``: seconds from round to round; ``connected`` says how many gateways' streams
-    are up."""
+    are up; ``release``: whose gateways, empty in local mode."""
 
     every: float
     connected: Callable[[], int]
     clock: Callable[[], float]
+    release: str = ""
     history: History[FleetRound] = field(default_factory=History)
 
     @property
@@ -56,7 +57,9 @@ class FleetAsked:
         rounds = samples.fleet_rounds(await prometheus.query(self._query))
         said = rounds[-1] if rounds else FleetRound(at=self.history.end)
         self.history.interval = said.interval or self.history.interval
-        trouble = _set_back(self.history, said.at) or samples.fleet_trouble(said, self.connected(), self.bound)
+        trouble = _set_back(self.history, said.at) or samples.fleet_trouble(
+            said, self.connected(), self.bound, self.release
+        )
         if trouble:
             return trouble
         try:
@@ -81,7 +84,7 @@ class FleetAsked:
     def _query(self) -> str:
         low, high = RATE_SECONDS
         seen = ceil(MISSED * self.history.interval)
-        return samples.fleet_query(min(max(seen, low), high) if seen else FIRST_RATE_SECONDS)
+        return samples.fleet_query(min(max(seen, low), high) if seen else FIRST_RATE_SECONDS, self.release)
 
 
 @dataclass(slots=True)

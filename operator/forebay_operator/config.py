@@ -10,6 +10,9 @@ from pathlib import Path
 
 from forebay_api import local, names
 
+RELEASE = re.compile(r"[A-Za-z0-9._/-]{0,128}")
+"""What stands in the label ``forebay_release``."""
+
 PROMETHEUS_TIMEOUT = 4.0
 PROMETHEUS_INTERVAL = 5.0
 """Seconds, where nothing else is said."""
@@ -23,7 +26,8 @@ class InvalidSetting(Exception):
 class PrometheusConfig:
     """A Prometheus that measures for the autoscaler. ``timeout`` and ``interval`` in seconds: of one query, and from
     one round of queries to the next. Credentials are files, read anew for each query: a bearer token, or user name and
-    password. ``ca_file`` in PEM; None = the authorities of the system."""
+    password. ``ca_file`` in PEM; None = the authorities of the system. ``release``: whose series
+    to ask for, empty = those that name none."""
 
     url: str
     token_file: Path | None = None
@@ -32,6 +36,7 @@ class PrometheusConfig:
     ca_file: Path | None = None
     timeout: float = PROMETHEUS_TIMEOUT
     interval: float = PROMETHEUS_INTERVAL
+    release: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> PrometheusConfig | None:
@@ -58,6 +63,7 @@ class PrometheusConfig:
             _file(environ, "FOREBAY_PROMETHEUS_CA_FILE"),
             _seconds(environ, "FOREBAY_PROMETHEUS_TIMEOUT", PROMETHEUS_TIMEOUT),
             _seconds(environ, "FOREBAY_PROMETHEUS_INTERVAL", PROMETHEUS_INTERVAL),
+            metrics_release(environ),
         )
 
 
@@ -65,18 +71,20 @@ class PrometheusConfig:
 class OperatorConfig:
     """``state``: folder of the files that others find us by. ``address``: where to listen, ``unix:/path`` or
     ``host:port`` (port 0: any free one). ``gateway_url``: what the URLs of functions begin with. ``metrics_port``:
-    None = no endpoint of our own. ``prometheus``: None = gateways alone say what is asked."""
+    None = no endpoint of our own. ``prometheus``: None = gateways alone say what is asked.
+    ``metrics_release``: what the series are labelled with, empty = nothing."""
 
     state: Path
     address: str
     gateway_url: str
     metrics_port: int | None
     prometheus: PrometheusConfig | None = None
+    metrics_release: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> OperatorConfig:
-        """From ``FOREBAY_STATE``, ``FOREBAY_OPERATOR``, ``FOREBAY_GATEWAY_URL``, ``FOREBAY_METRICS_PORT`` and
-        ``FOREBAY_PROMETHEUS_URL`` with its siblings.
+        """From ``FOREBAY_STATE``, ``FOREBAY_OPERATOR``, ``FOREBAY_GATEWAY_URL``, ``FOREBAY_METRICS_PORT``,
+        ``FOREBAY_METRICS_RELEASE`` and ``FOREBAY_PROMETHEUS_URL`` with its siblings.
 
         Raises InvalidSetting."""
         state = Path(local.default_state(environ, os.getuid())).absolute()
@@ -86,7 +94,16 @@ class OperatorConfig:
             gateway_url=environ.get("FOREBAY_GATEWAY_URL", f"http://127.0.0.1:{names.GATEWAY_PORT}"),
             metrics_port=port(environ, "FOREBAY_METRICS_PORT"),
             prometheus=PrometheusConfig.from_env(environ),
+            metrics_release=metrics_release(environ),
         )
+
+
+def metrics_release(environ: Mapping[str, str]) -> str:
+    """From ``FOREBAY_METRICS_RELEASE``. Raises InvalidSetting."""
+    text = environ.get("FOREBAY_METRICS_RELEASE", "")
+    if not RELEASE.fullmatch(text):
+        raise InvalidSetting(f"FOREBAY_METRICS_RELEASE={text!r}: expected at most 128 of A-Z a-z 0-9 . _ / -")
+    return text
 
 
 def port(environ: Mapping[str, str], name: str) -> int | None:

@@ -1,23 +1,54 @@
-"""The /metrics endpoint."""
+"""The /metrics endpoint: what the process counts, each series with the release it is of."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
-import prometheus_client
+from prometheus_client import REGISTRY, CollectorRegistry, Metric, start_http_server
+from prometheus_client.registry import Collector
 
+from forebay_operator.decide.samples import RELEASE
 from forebay_operator.listen import CannotListen
 
 
+class Labelled(Collector):
+    """What ``registry`` shows. A Prometheus that scrapes several releases could not tell them apart: functions are
+    called alike in all of them."""
+
+    def __init__(self, registry: CollectorRegistry, release: str) -> None:
+        self._registry = registry
+        self._label = {RELEASE: release}
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: registering must not read what is not there yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            shown = copy.copy(metric)
+            shown.samples = [sample._replace(labels={**sample.labels, **self._label}) for sample in metric.samples]
+            yield shown
+
+
+def shown(release: str) -> CollectorRegistry:
+    """To be exposed; ``release`` empty: everything as it is."""
+    if not release:
+        return REGISTRY
+    found = CollectorRegistry()
+    found.register(Labelled(REGISTRY, release))
+    return found
+
+
 @contextlib.contextmanager
-def exposed(port: int | None) -> Iterator[None]:
+def exposed(port: int | None, release: str = "") -> Iterator[None]:
     """Serve /metrics on every interface. Raises CannotListen."""
     if port is None:
         yield
         return
     try:
-        server, thread = prometheus_client.start_http_server(port)
+        server, thread = start_http_server(port, registry=shown(release))
     except OSError as error:
         raise CannotListen(f"cannot listen on metrics port {port}: {error.strerror or error}") from error
     try:

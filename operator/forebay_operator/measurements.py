@@ -63,7 +63,7 @@ class Measurements:
         self._functions = functions
         self._wake = wake
         self._clock = clock
-        self._fleet = FleetAsked(config.interval, connected, clock)
+        self._fleet = FleetAsked(config.interval, connected, clock, config.release)
         self._own: dict[str, OwnAsked] = {}
         self._loads: dict[FunctionKey, tuple[FunctionSpec, Load]] = {}
         self._told: dict[FunctionKey, object] = {}

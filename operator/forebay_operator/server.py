@@ -45,7 +45,7 @@ async def serve(
     and what ``source`` raises.
     """
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with exposed(config.metrics_port):
+    with exposed(config.metrics_port, config.metrics_release):
         server = grpc.aio.server(options=OPTIONS)
         address = listen(server, config.address)
         try:

@@ -30,6 +30,7 @@ def test_the_operator_reads_it(helm: Path, values: Body) -> None:
     container = rendered.container("operator")
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert (config.namespace, config.release) == (NAMESPACE, "forebay")
+    assert config.metrics_release == values.get("metrics", {}).get("release", f"{NAMESPACE}/forebay")
     assert config.address == f"0.0.0.0:{ports['grpc']}"
     assert (config.health_port, config.metrics_port) == (ports["health"], ports["metrics"])
     assert config.domain == values.get("gateway", {}).get("domain", "")
@@ -124,6 +125,23 @@ def test_the_gateway_reads_it(helm: Path, values: Body) -> None:
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert environ["FOREBAY_TLS"] in mounts
     assert any(config.state.is_relative_to(mount) for mount in mounts)
+
+
+@pytest.mark.parametrize("values", [{}, {"metrics": {"release": "berlin/models"}}], ids=["default", "named"])
+def test_all_label_their_series_alike(helm: Path, values: Body) -> None:
+    """And the operator asks Prometheus for those that are labelled so."""
+    on = {"podMonitor": {"enabled": True}}
+    given = {"prometheus": {"url": "http://prometheus"}, "metrics": {**values.get("metrics", {}), **on}}
+    rendered = render(helm, given)
+    operator = ClusterConfig.from_env(environment(rendered, "operator"))
+    gateway = GatewayConfig.from_env(environment(rendered, "gateway"))
+    (monitor,) = rendered.of("PodMonitor").values()
+    (added,) = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
+    assert operator.prometheus is not None
+    assert {operator.metrics_release, operator.prometheus.release, gateway.metrics_release, added["replacement"]} == {
+        values.get("metrics", {}).get("release", f"{NAMESPACE}/forebay")
+    }
+    assert added["targetLabel"] == "forebay_release"
 
 
 def test_workers_and_gateways_attach_where_the_operator_listens(helm: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chart.rendering import CHART, EVERYTHING, ROOT, every_helm, render
-from dashboards.board import DASHBOARDS, load, queries
+from dashboards.board import DASHBOARDS, RELEASE, load, queries
 
 RULES = CHART / "files" / "rules" / "forebay.yaml"
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
@@ -64,9 +64,18 @@ def test_the_dashboard_draws_metrics_that_exist() -> None:
 
 def test_rules_are_about_metrics_that_exist() -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    named = {name for rule in rules() for name in re.findall(r"[\w:]*\bforebay_\w+(?::\w+)?", rule["expr"])}
+    named = {name for rule in rules() for name in re.findall(r"[\w:]*\bforebay_\w+(?::\w+)?", rule["expr"])} - {RELEASE}
     assert {name for name in named if ":" in name} <= recorded
     assert {name for name in named if ":" not in name} <= exposed()
+
+
+def test_rules_keep_releases_apart() -> None:
+    """Whatever is summed up is summed up by release; one Prometheus may scrape several."""
+    for rule in rules():
+        expr = rule["expr"]
+        groups = re.findall(r"\b(?:sum|max|min|group|count|avg)\b(?: by \(([^)]*)\))?", expr)
+        groups += re.findall(r"\bon \(([^)]*)\)", expr)
+        assert all(RELEASE in labels.split(", ") for labels in groups), expr
 
 
 def test_alerts_say_what_to_do() -> None:

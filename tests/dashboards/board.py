@@ -15,6 +15,9 @@ DASHBOARDS = sorted((CHART / "files" / "dashboards").glob("*.json"))
 KUBERNETES = "Kubernetes"
 """The row of what only an operator in a cluster measures."""
 
+RELEASE = "forebay_release"
+"""A label, by which one release is chosen of several."""
+
 Panel = dict[str, Any]
 
 
@@ -30,7 +33,7 @@ class Query:
 
     def metrics(self) -> set[str]:
         """Names of metrics, as they are exposed."""
-        return set(re.findall(r"\b(?:forebay_|vllm:)\w+", self.expr))
+        return set(re.findall(r"\b(?:forebay_|vllm:)\w+", self.expr)) - {RELEASE}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.board import DASHBOARDS, ROOT, load, queries, variables
+from dashboards.board import DASHBOARDS, RELEASE, ROOT, load, queries, variables
 
 UNITS = {"short", "s", "bytes", "Bps", "percentunit", "reqps", "ops", "cps", "cpm"}
 """Of Grafana's; a word that it does not know it would print after each number."""
@@ -85,12 +85,24 @@ def test_legends_name_labels_that_the_query_keeps(board: Board) -> None:
 @EVERY
 def test_every_variable_is_there(board: Board) -> None:
     known = variables(board)
-    assert list(known) == ["datasource", "namespace", "function"]
+    assert list(known) == ["datasource", "release", "namespace", "function"]
     used = {name for query in queries(board) for name in re.findall(r"\$\{?(\w+)\}?", query.expr)}
-    assert used - GRAFANAS == {"namespace", "function"}
-    for name in ("namespace", "function"):
+    assert used - GRAFANAS == {"release", "namespace", "function"}
+    for name in ("release", "namespace", "function"):
         assert known[name]["includeAll"]
         assert known[name]["current"]["value"] == ["$__all"]
+
+
+@EVERY
+def test_releases_are_chosen_everywhere(board: Board) -> None:
+    """Of what several releases measure, a person sees one, or all."""
+    for query in queries(board):
+        selected = re.findall(
+            r"\b((?:forebay_|vllm:)\w+)(\{[^}]*\})?", re.sub(rf"\b{RELEASE}\b", "release", query.expr)
+        )
+        assert selected
+        for name, labels in selected:
+            assert 'release=~"$release"' in labels, f"{query.panel}: {name}"
 
 
 @EVERY

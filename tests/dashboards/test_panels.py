@@ -20,7 +20,7 @@ from forebay_cli.state import State
 from local import system as local
 from local.system import System, pieces
 
-VARIABLES = {"__rate_interval": "10s", "namespace": "default", "function": "default/(served|off)"}
+VARIABLES = {"__rate_interval": "10s", "release": ".*", "namespace": "default", "function": "default/(served|off)"}
 """As Grafana fills them in for a scrape interval of a second and two functions that were chosen."""
 
 pytestmark = WITH_PROMETHEUS
@@ -132,7 +132,7 @@ def check_variables(prometheus: Prometheus) -> None:
         values = prometheus.get(f"label/{asked[2]}/values", **{"match[]": selector})
         regex = re.compile(variable["regex"].strip("/") or "(.*)")
         found[name] = {match[1] for value in values if (match := regex.fullmatch(value))}
-    assert found == {"namespace": {"default"}, "function": {"default/served", "default/off"}}
+    assert found == {"release": set(), "namespace": {"default"}, "function": {"default/served", "default/off"}}
 
 
 def check_page(target: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -42,10 +43,25 @@ def test_one_evaluation_tells_of_all_functions() -> None:
 
 
 def test_the_query_grows_with_what_it_asks_not_with_functions() -> None:
-    query = samples.fleet_query(45)
-    assert "forebay_inflight + forebay_queue_depth" in query
-    assert "rate(forebay_function_tokens_total[45s])" in query
+    query = samples.fleet_query(45, "")
+    assert 'forebay_inflight{forebay_release=""} + forebay_queue_depth{forebay_release=""}' in query
+    assert 'rate(forebay_function_tokens_total{forebay_release=""}[45s])' in query
     assert query.count(" or ") == 4
+
+
+def test_every_part_of_the_query_is_about_one_release() -> None:
+    query = samples.fleet_query(45, "models/forebay")
+    named = re.findall(r"(forebay_\w+)(\{.*?\})?", query.replace("forebay_release", "release"))
+    assert {selected for _, selected in named} == {'{release="models/forebay"}'}
+
+
+def test_whose_gateways_are_missing_is_said() -> None:
+    nothing = FleetRound(AT)
+    said = [samples.fleet_trouble(nothing, 0, 15.0, release) for release in ("", "models/forebay")]
+    assert [trouble and trouble.message for trouble in said] == [
+        "Prometheus has no samples of any gateway (forebay_gateway_time_seconds)",
+        "Prometheus has no samples of any gateway of forebay_release models/forebay (forebay_gateway_time_seconds)",
+    ]
 
 
 def test_a_range_is_many_rounds() -> None:

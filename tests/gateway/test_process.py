@@ -138,6 +138,10 @@ def test_settings_come_from_the_environment():
     )
     assert (config.port, config.operator, config.domain) == (1, "unix:/s/operator.sock", "fn.example.com")
     assert config.drain_seconds == 5
+    assert config.metrics_release == ""
+    assert GatewayConfig.from_env({"FOREBAY_METRICS_RELEASE": "models/forebay"}).metrics_release == "models/forebay"
+    with pytest.raises(InvalidSetting, match="FOREBAY_METRICS_RELEASE='\"'"):
+        GatewayConfig.from_env({"FOREBAY_METRICS_RELEASE": '"'})
     with pytest.raises(InvalidSetting, match="FOREBAY_PORT='x'"):
         GatewayConfig.from_env({"FOREBAY_PORT": "x"})
     with pytest.raises(InvalidSetting, match="FOREBAY_DRAIN_SECONDS='-1'"):

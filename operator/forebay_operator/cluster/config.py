@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forebay_channel import Identity, InvalidIdentity
-from forebay_operator.config import InvalidSetting, PrometheusConfig, port
+from forebay_operator.config import InvalidSetting, PrometheusConfig, metrics_release, port
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -29,7 +29,8 @@ class ClusterConfig:
     """``pod`` and ``namespace``: our own. ``release``: the chart's full name. ``address``: where to listen; ``view``:
     where to show, in plain text on loopback. ``gateway_url``: what the URLs of functions begin with; ``domain``: below
     which they have hosts, empty = none. The ``worker_`` ones are for the pods of workers: ``worker_operator`` is what
-    they attach to. ``identity``: None = plain text. ``prometheus``: None = gateways alone say what is asked."""
+    they attach to. ``identity``: None = plain text. ``prometheus``: None = gateways alone say what is asked.
+    ``metrics_release``: what the series are labelled with, empty = nothing."""
 
     pod: str
     namespace: str
@@ -47,6 +48,7 @@ class ClusterConfig:
     certificates: Certificates
     identity: Identity | None
     prometheus: PrometheusConfig | None = None
+    metrics_release: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ClusterConfig:
@@ -70,6 +72,7 @@ class ClusterConfig:
             certificates=Certificates(_choice(environ, "FOREBAY_CERTIFICATES", tuple(Certificates), "Managed")),
             identity=_identity(environ),
             prometheus=PrometheusConfig.from_env(environ),
+            metrics_release=metrics_release(environ),
         )
 
 

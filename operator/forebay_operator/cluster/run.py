@@ -45,7 +45,7 @@ async def run(config: ClusterConfig, *, context: str | None = None, timing: Timi
 
     Raises CannotListen, CannotLogIn."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(exposed(config.metrics_port))
+        stack.enter_context(exposed(config.metrics_port, config.metrics_release))
         api = await stack.enter_async_context(Api.connect(context))
         operator = Operator(config, api, timing, context)
         await stack.enter_async_context(health_port(config.health_port, operator.missing))

@@ -13,6 +13,9 @@ from math import isfinite
 from forebay_api.conditions import Reason
 from forebay_operator.decide.load import Load
 
+RELEASE = "forebay_release"
+"""The label by which a Prometheus that scrapes several releases keeps their series apart; without one in local mode."""
+
 AHEAD = 5.0
 """Seconds by which a sample may be newer than the moment that Prometheus answers for."""
 
@@ -60,15 +63,18 @@ class FleetRound:
     interval: float = 0.0
 
 
-def fleet_query(rate_seconds: int) -> str:
-    """One evaluation for all functions. Token rates are taken over ``rate_seconds``."""
-    spread = f"(max_over_time({CLOCK}[5m]) - min_over_time({CLOCK}[5m]))"
+def fleet_query(rate_seconds: int, release: str) -> str:
+    """One evaluation for all functions. Token rates are taken over ``rate_seconds``. Of the gateways of ``release``;
+    empty: of those that name none."""
+    ours = f'{{{RELEASE}="{release}"}}'
+    clock = f"{CLOCK}{ours}"
+    spread = f"(max_over_time({clock}[5m]) - min_over_time({clock}[5m]))"
     parts = {
-        "requests": "sum by (function) (forebay_inflight + forebay_queue_depth)",
-        "tokens": f"sum by (function) (rate(forebay_function_tokens_total[{rate_seconds}s]))",
-        "gateways": f"count({CLOCK})",
-        "oldest": f"min(timestamp({CLOCK}))",
-        "interval": f"max({spread} / (count_over_time({CLOCK}[5m]) - 1))",
+        "requests": f"sum by (function) (forebay_inflight{ours} + forebay_queue_depth{ours})",
+        "tokens": f"sum by (function) (rate(forebay_function_tokens_total{ours}[{rate_seconds}s]))",
+        "gateways": f"count({clock})",
+        "oldest": f"min(timestamp({clock}))",
+        "interval": f"max({spread} / (count_over_time({clock}[5m]) - 1))",
     }
     return " or ".join(f'label_replace({query}, "is", "{name}", "", "")' for name, query in parts.items())
 
@@ -98,11 +104,12 @@ def _fleet_round(at: float, said: Mapping[str, Mapping[str, float]]) -> FleetRou
     )
 
 
-def fleet_trouble(said: FleetRound, connected: int, bound: float) -> Trouble | None:
+def fleet_trouble(said: FleetRound, connected: int, bound: float, release: str = "") -> Trouble | None:
     """What keeps a round from being used. ``connected``: gateways whose streams are up; ``bound``: the age in seconds
-    beyond which a sample says nothing."""
+    beyond which a sample says nothing; ``release``: whose gateways were asked for."""
     if not said.gateways:
-        return Trouble(Reason.NO_SAMPLES, f"Prometheus has no samples of any gateway ({CLOCK})")
+        whose = f" of {RELEASE} {release}" if release else ""
+        return Trouble(Reason.NO_SAMPLES, f"Prometheus has no samples of any gateway{whose} ({CLOCK})")
     if trouble := age_trouble(said.at, said.oldest, bound):
         return trouble
     for function, value in (*said.requests.items(), *said.tokens.items()):

@@ -70,6 +70,11 @@ labels:
 {{- printf "%s-operator.%s.svc:9443" (include "forebay.fullname" .) .Release.Namespace -}}
 {{- end }}
 
+{{/* What series are labelled with, so that one Prometheus can scrape several releases. */}}
+{{- define "forebay.metricsRelease" -}}
+{{- default (printf "%s/%s" .Release.Namespace (include "forebay.fullname" .)) .Values.metrics.release -}}
+{{- end }}
+
 {{- define "forebay.gatewayUrl" -}}
 {{- $gateway := .Values.gateway -}}
 {{- if $gateway.url -}}
