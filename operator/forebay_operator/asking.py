@@ -12,7 +12,7 @@ from forebay_api.conditions import Reason
 from forebay_api.function import Function, Scaling, ScalingMetric
 from forebay_operator.decide import samples
 from forebay_operator.decide.load import Load
-from forebay_operator.decide.samples import FleetRound, Trouble
+from forebay_operator.decide.samples import FleetRound, Inputs, Trouble
 from forebay_operator.history import History
 from forebay_operator.prometheus import Prometheus
 
@@ -52,6 +52,10 @@ class FleetAsked:
         """Seconds after which a sample is too old."""
         return MISSED * max(self.every, self.history.interval or UNSEEN)
 
+    @property
+    def ageless(self) -> bool:
+        return False
+
     async def ask(self, prometheus: Prometheus, longest: float) -> Trouble | None:
         """``longest``: seconds to remember. Raises Troubled."""
         rounds = samples.fleet_rounds(await prometheus.query(self._query))
@@ -89,23 +93,27 @@ class FleetAsked:
 
 @dataclass(slots=True)
 class OwnAsked:
-    """Of the functions that brought ``query`` along. When its samples were scraped is known only where it is ``plain``:
-    does nothing but select a series. Of others, Prometheus vouches for the last five minutes."""
+    """Of the functions that brought ``query`` along. It is as old as the oldest of its ``inputs``; one without any, a
+    number or a time of day, is of no age."""
 
     query: str
     every: float
     clock: Callable[[], float]
     history: History[float] = field(default_factory=History)
-    plain: bool = field(init=False)
+    inputs: Inputs = field(init=False)
 
     def __post_init__(self) -> None:
-        self.plain = samples.is_plain(self.query)
+        self.inputs = Inputs.of(self.query)
 
     @property
     def bound(self) -> float:
         """Seconds after which a sample is too old."""
-        scraped = (self.history.interval or UNSEEN) if self.plain else 0.0
+        scraped = 0.0 if self.ageless else self.history.interval or UNSEEN
         return MISSED * max(self.every, scraped)
+
+    @property
+    def ageless(self) -> bool:
+        return not self.inputs.selectors
 
     async def ask(self, prometheus: Prometheus, longest: float) -> Trouble | None:
         """``longest``: seconds to remember. Raises Troubled."""
@@ -131,24 +139,21 @@ class OwnAsked:
         return _load(self.history, lambda value: value, function.spec.scaling, self.bound)
 
     async def _age(self, prometheus: Prometheus) -> float | Trouble:
-        if not self.plain:
+        if self.ageless:
             return 0.0
-        found = samples.own_value(await prometheus.query(self._stamps))
-        if isinstance(found, Trouble):
-            return found
-        at, stamped = found
-        self.history.stamp(stamped)
-        return samples.age_trouble(at, stamped, self.bound) or at - stamped
+        answer = await prometheus.query(self.inputs.query)
+        for at, stamped in self.inputs.stamps(answer).items():
+            self.history.stamp(stamped)
+            return samples.age_trouble(at, stamped, self.bound) or at - stamped
+        return self.inputs.missing(answer)
 
     async def _fill(self, prometheus: Prometheus, at: float, longest: float) -> None:
         since, step = _span(at, longest, self.every, self.bound)
         values = await prometheus.query_range(self.query, since, at, step)
-        stamps = await prometheus.query_range(self._stamps, since, at, step) if self.plain else None
+        stamps = None
+        if not self.ageless:
+            stamps = self.inputs.stamps(await prometheus.query_range(self.inputs.query, since, at, step))
         self.history.fill(since, samples.own_points(values, stamps, self.bound))
-
-    @property
-    def _stamps(self) -> str:
-        return f"timestamp({self.query})"
 
 
 def _set_back(history: History[T], at: float) -> Trouble | None:

@@ -7,21 +7,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from forebay_api.conditions import Reason
 from forebay_operator.decide.samples import Trouble
 
 T = TypeVar("T")
+
+REMEMBERED = 300.0
+"""Seconds of gaps between samples: as long as Prometheus looks back for one."""
 
 
 @dataclass(slots=True)
 class History(Generic[T]):
     """Times are of Prometheus' clock, but for ``measured_at``: when the latest sample was measured, in unix seconds of
-    ours. ``interval``: seconds from sample to sample as far as we saw (0: not yet). ``trouble``: what kept the
-    last round from adding to it. ``filled_from``: from when on we asked what is stored."""
+    ours. ``interval``: seconds from sample to sample as far as we saw (0: not yet); ``gaps``: the (time, seconds) it
+    comes from. ``trouble``: what kept the last round from adding to it. ``filled_from``: from when on we asked what is
+    stored."""
 
     samples: deque[tuple[float, T]] = field(default_factory=deque)
     measured_at: float = 0.0
     interval: float = 0.0
     stamped: float = 0.0
+    gaps: deque[tuple[float, float]] = field(default_factory=deque)
     trouble: Trouble | None = None
     filled_from: float | None = None
 
@@ -36,10 +42,18 @@ class History(Generic[T]):
         self.measured_at = measured_at
 
     def stamp(self, stamped: float) -> None:
-        """The latest sample is of then: what lies between two of them is how often it is scraped."""
-        if self.stamped and stamped > self.stamped:
-            self.interval = stamped - self.stamped
+        """The latest sample is of then: what lies between two of them is how often it is scraped. At most: where
+        several targets are scraped in turn, times between them differ. What lies across a trouble does not count,
+        unless that is all there is: the first samples of a slow scrape seem stale."""
+        if self.stamped and stamped > self.stamped and (self.trouble is None or self._seems_slow(self.trouble)):
+            self.gaps.append((stamped, stamped - self.stamped))
+            while self.gaps[0][0] < stamped - REMEMBERED:
+                self.gaps.popleft()
+            self.interval = max(seconds for _, seconds in self.gaps)
         self.stamped = stamped
+
+    def _seems_slow(self, trouble: Trouble) -> bool:
+        return trouble.reason is Reason.STALE_SAMPLES and not self.gaps
 
     def lacks(self, at: float, seconds: float, gap: float) -> bool:
         """Whether Prometheus has to be asked for what was before ``at``."""
@@ -61,3 +75,4 @@ class History(Generic[T]):
         self.samples.clear()
         self.filled_from = None
         self.stamped = 0.0
+        self.gaps.clear()

@@ -87,7 +87,7 @@ class Measurements:
         if load.known < spec.scaling.window_seconds:
             message = f"less than the window of {spec.scaling.window_seconds} s is known yet"
             return _blind(Trouble(Reason.NOT_YET_KNOWN, message), load)
-        return Measured(load)
+        return Measured(load, ageless=asked.ageless)
 
     async def run(self) -> None:
         """Until cancelled."""

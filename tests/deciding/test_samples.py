@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide import samples
-from forebay_operator.decide.samples import Answer, FleetRound, Series, Trouble
+from forebay_operator.decide.samples import Answer, FleetRound, Inputs, Series, Trouble
 
 NAN = float("nan")
 AT = 1000.0
@@ -127,30 +127,43 @@ def test_an_own_query_is_one_number() -> None:
     assert samples.own_value(Answer("scalar", (Series({}, ((AT, 0.0),)),))) == (AT, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("query", "plain"),
-    [
-        ("up", True),
-        (" job:queue:sum ", True),
-        ('queue{app="a",pod=~"x.*"}', True),
-        ("""queue {app='it\\'s', b="{"}""", True),
-        ('{__name__="queue"}', True),
-        ("sum(queue)", False),
-        ("queue[5m]", False),
-        ("queue offset 5m", False),
-        ("a + b", False),
-        ("42", False),
-        (" ", False),
-        (" " * 4000 + "+", False),
-    ],
-)
-def test_whose_samples_have_a_time_of_their_own(query: str, plain: bool) -> None:
-    assert samples.is_plain(query) is plain
+def stamped(*found: tuple[str, float, float]) -> Answer:
+    """Of (place of the input, time, when it was scraped)."""
+    return Answer("matrix", tuple(Series({"input": place}, ((at, value),)) for place, at, value in found))
+
+
+class TestInputs:
+    QUERY = 'sum(rate(x{a="b"}[1m])) / on() y'
+
+    def test_are_asked_for_at_once(self) -> None:
+        assert Inputs.of(self.QUERY).query == (
+            'label_replace(max(timestamp(x{a="b"})), "input", "0", "", "") or '
+            'label_replace(max(timestamp(y)), "input", "1", "", "")'
+        )
+
+    def test_the_oldest_is_as_old_as_all(self) -> None:
+        inputs = Inputs.of(self.QUERY)
+        assert inputs.stamps(stamped(("0", 10.0, 9.0), ("1", 10.0, 4.0), ("0", 20.0, 19.0))) == {10.0: 4.0}
+
+    def test_which_one_is_gone_is_said(self) -> None:
+        trouble = Inputs.of(self.QUERY).missing(stamped(("0", 10.0, 9.0)))
+        assert trouble == Trouble(Reason.NO_SAMPLES, "the query is computed from y, of which there is no sample now")
+        long = Inputs.of(f'sum(x{{a="{"b" * 999}"}})').missing(Answer("vector", ()))
+        assert f"{'b' * 100}…, of which" in long.message
+        assert len(long.message) < 300
+
+    def test_one_is_enough_where_it_chooses(self) -> None:
+        inputs = Inputs.of("x or y")
+        assert inputs.stamps(stamped(("1", 10.0, 4.0))) == {10.0: 4.0}
+        assert inputs.stamps(Answer("vector", ())) == {}
+
+    def test_are_so_many_at_most(self) -> None:
+        assert len(Inputs.of(" + ".join(f"x{n}" for n in range(1000))).selectors) == samples.MOST_INPUTS
 
 
 def test_of_a_stored_range_what_can_be_used() -> None:
     values = Answer("matrix", (Series({}, ((10.0, 1.0), (20.0, NAN), (30.0, 3.0), (40.0, 4.0))),))
-    stamps = Answer("matrix", (Series({}, ((10.0, 9.0), (20.0, 19.0), (30.0, 9.0))),))
+    stamps = {10.0: 9.0, 20.0: 19.0, 30.0: 9.0}
     assert samples.own_points(values, None, 15.0) == ((10.0, 1.0), (30.0, 3.0), (40.0, 4.0))
     assert samples.own_points(values, stamps, 15.0) == ((10.0, 1.0),)
     assert samples.own_points(Answer("matrix", ()), None, 15.0) == ()

@@ -91,6 +91,12 @@ TROUBLE = ("PrometheusTimeout", "Prometheus did not answer within 2 s")
             "35.0 by its own query (mean of 60 s, Prometheus), 5 per replica: 7 replicas",
         ),
         (
+            asked(20, measured=Measured(load(35.0), ageless=True), scaling=OWN),
+            4,
+            7,
+            "35.0 by its own query, whose age nothing tells (mean of 60 s, Prometheus), 5 per replica: 7 replicas",
+        ),
+        (
             asked(3, load(25.0), scaling=replace(TEN, metric=ScalingMetric.TOKENS_PER_SECOND)),
             2,
             3,

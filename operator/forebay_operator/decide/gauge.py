@@ -75,7 +75,7 @@ def gauge(function: FunctionSeen) -> Gauge:
         stable = panic = counted
         rising: tuple[Means, ...] = (counted,)
     else:
-        stable = _asked(scaling, measured.load, counted)
+        stable = _asked(scaling, measured.load, counted, ageless=measured.ageless)
         rising = (stable,) if own else (stable, counted)
         panic = max(rising, key=lambda means: means.panic)
     held = 0.0
@@ -94,11 +94,12 @@ def _counted(scaling: Scaling, load: Load) -> Means:
     return Means(load, Source.GATEWAYS, scaling.aim(scaling.target), unit)
 
 
-def _asked(scaling: Scaling, load: Load, counted: Means) -> Means:
+def _asked(scaling: Scaling, load: Load, counted: Means, *, ageless: bool) -> Means:
     if scaling.prometheus is None:
         return Means(load, Source.PROMETHEUS, counted.per_replica, counted.unit)
     per_replica = scaling.aim(scaling.prometheus.target)
-    return Means(load, Source.PROMETHEUS, per_replica, "by its own query")
+    unit = "by its own query, whose age nothing tells" if ageless else "by its own query"
+    return Means(load, Source.PROMETHEUS, per_replica, unit)
 
 
 def _blind(function: FunctionSeen) -> str:

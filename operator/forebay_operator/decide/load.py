@@ -29,10 +29,11 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What Prometheus says of a function. ``load`` None: nothing that can be used. ``trouble``: (reason, message) of
-    what makes it blind."""
+    what makes it blind. ``ageless``: it comes of no samples, but of a query that names no series."""
 
     load: Load | None = None
     trouble: tuple[str, str] | None = None
+    ageless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

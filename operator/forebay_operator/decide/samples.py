@@ -5,13 +5,13 @@ All times are of Prometheus' own clock: how old a sample is does not depend on w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide.load import Load
+from forebay_operator.decide.selectors import chooses, selectors
 
 RELEASE = "forebay_release"
 """The label by which a Prometheus that scrapes several releases keeps their series apart; without one in local mode."""
@@ -22,7 +22,11 @@ AHEAD = 5.0
 CLOCK = "forebay_gateway_time_seconds"
 """Every gateway shows it, also one that nothing was ever asked of."""
 
-PLAIN = re.compile(r"""(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?\s*(?:\{(?:[^{}"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*\})?""")
+MOST_INPUTS = 16
+"""Of a query; of those that have more, the first ones tell its age."""
+
+SHOWN = 200
+"""Characters of a selector that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +134,40 @@ def age_trouble(at: float, stamped: float, bound: float) -> Trouble | None:
     return None
 
 
-def is_plain(query: str) -> bool:
-    """Whether it only selects series, so that ``timestamp()`` of it tells when they were scraped."""
-    text = query.strip()
-    return bool(text) and PLAIN.fullmatch(text) is not None
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The series that a query is computed from, by their selectors. Where it ``chooses``, one of them is enough."""
+
+    selectors: tuple[str, ...]
+    chooses: bool
+
+    @classmethod
+    def of(cls, query: str) -> Inputs:
+        return cls(selectors(query)[:MOST_INPUTS], chooses(query))
+
+    @property
+    def query(self) -> str:
+        """When each of them was scraped last."""
+        asked = (f"max(timestamp({selector}))" for selector in self.selectors)
+        return " or ".join(f'label_replace({each}, "input", "{place}", "", "")' for place, each in enumerate(asked))
+
+    def stamps(self, answer: Answer) -> Mapping[float, float]:
+        """By the time that was asked for: when the input was scraped of which that is longest ago. Without the times at
+        which inputs are missing."""
+        found: dict[float, list[float]] = {}
+        for series in answer.series:
+            for at, stamped in series.points:
+                found.setdefault(at, []).append(stamped)
+        enough = 1 if self.chooses else len(self.selectors)
+        return {at: min(stamps) for at, stamps in found.items() if len(stamps) >= enough}
+
+    def missing(self, answer: Answer) -> Trouble:
+        """What to say of an answer without a stamp. A query may give a number without samples: of the last minutes, or
+        one that it names itself."""
+        there = {series.labels.get("input", "") for series in answer.series}
+        gone = next(text for place, text in enumerate(self.selectors) if str(place) not in there)
+        shown = gone if len(gone) <= SHOWN else f"{gone[:SHOWN]}…"
+        return Trouble(Reason.NO_SAMPLES, f"the query is computed from {shown}, of which there is no sample now")
 
 
 def own_value(answer: Answer) -> tuple[float, float] | Trouble:
@@ -150,15 +184,15 @@ def own_value(answer: Answer) -> tuple[float, float] | Trouble:
     return at, value
 
 
-def own_points(answer: Answer, stamps: Answer | None, bound: float) -> tuple[tuple[float, float], ...]:
-    """What a range of a function's own query holds that can be used. ``stamps``: the range of its ``timestamp()``."""
+def own_points(answer: Answer, stamps: Mapping[float, float] | None, bound: float) -> tuple[tuple[float, float], ...]:
+    """What a range of a function's own query holds that can be used. ``stamps``: of what it is computed from; None:
+    from nothing."""
     if len(answer.series) != 1:
         return ()
-    stamped = {at: value for series in stamps.series for at, value in series.points} if stamps else None
     return tuple(
         (at, value)
         for at, value in answer.series[0].points
-        if _is_amount(value) and (stamped is None or not age_trouble(at, stamped.get(at, 0.0), bound))
+        if _is_amount(value) and (stamps is None or not age_trouble(at, stamps.get(at, 0.0), bound))
     )
 
 
