@@ -19,6 +19,7 @@ from forebay_api import local
 from forebay_gateway.app import App
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.errors import CannotStart, PortTaken
+from forebay_gateway.exposed import watched
 from forebay_gateway.heads import Heads, address
 from forebay_gateway.page import Page
 from forebay_gateway.relay import Relay
@@ -51,6 +52,7 @@ async def serve(config: GatewayConfig, *, ready: Callable[[str], None]) -> None:
     page = Page(uplink)
     app = App(config, roster, room, Relay(roster, room, heads, reporter), page)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(watched(config.identity))
         stack.push_async_callback(heads.close)
         await stack.enter_async_context(_background(roster.follow(uplink, reporter.gateway)))
         await stack.enter_async_context(_background(reporter.run(uplink, lambda: room.desks)))

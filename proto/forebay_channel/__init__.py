@@ -9,6 +9,7 @@ Knows gRPC and the standard library only: every process uses it, whatever else i
 """
 
 from forebay_channel.dial import Unreachable, addresses, connected, open_channel
+from forebay_channel.expiry import expiry
 from forebay_channel.guard import Guard
 from forebay_channel.identity import Identity, InvalidIdentity, Role
 from forebay_channel.port import add_port
@@ -22,5 +23,6 @@ __all__ = [
     "add_port",
     "addresses",
     "connected",
+    "expiry",
     "open_channel",
 ]

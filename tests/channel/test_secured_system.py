@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import tempfile
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from channel.authority import Authority
 from channel.secured import RELEASE, Secured, secured
-from forebay_channel import Identity, Role, open_channel
+from forebay_channel import Identity, Role, expiry, open_channel
 from forebay_wire.v1 import (
     demand_pb2,
     demand_pb2_grpc,
@@ -23,7 +26,7 @@ from forebay_wire.v1 import (
     view_pb2_grpc,
 )
 from local.reference import Reference
-from local.system import chat, function
+from local.system import PATIENCE, chat, function
 
 PROMPT = "Why is the sky blue?"
 TOKENS = 16
@@ -53,6 +56,19 @@ async def test_answers_come_over_the_network_and_strangers_are_refused(system: S
     for port, name in ports.items():
         await refuses_strangers(system, port, Role.OPERATOR if name == "operator" else Role.WORKER)
     await refuses_wrong_roles(system, {name: f"127.0.0.1:{port}" for port, name in ports.items()})
+
+    shown = {system.gateway_port: Role.GATEWAY, **dict.fromkeys(system.metrics.values(), Role.WORKER)}
+    for port, role in shown.items():
+        assert await asyncio.to_thread(expiry_shown, port) == expiry(system.identity(role).read())
+
+
+def expiry_shown(port: int) -> float:
+    """By /metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+        (line,) = re.findall(
+            r"^forebay_certificate_expiry_timestamp_seconds (\S+)$", answer.read().decode(), re.MULTILINE
+        )
+    return float(line)
 
 
 def prepared(seen: dict) -> bool:

@@ -26,7 +26,7 @@ from forebay_worker.attach import Attachment
 from forebay_worker.commands import Commands
 from forebay_worker.config import LOOPBACK
 from forebay_worker.device import Device
-from forebay_worker.exposed import expose
+from forebay_worker.exposed import Expiry, expose
 from forebay_worker.formation import Fault, FaultReason, Phase
 from forebay_worker.holdings import Holdings
 from forebay_worker.hop import Hops
@@ -261,6 +261,8 @@ class Worker:
     def _serve_metrics(self, host: str) -> str:
         """The URL. On all interfaces when a port was asked for, since scrapers and probes come from elsewhere."""
         REGISTRY.register(WorkerCollector(self._device, self._loader, self._executor, self._holdings))
+        if identity := self._seat.config.identity:
+            REGISTRY.register(Expiry(identity))
         if not (port := self._seat.config.metrics_port):
             return f"http://{LOOPBACK}:{expose(0, LOOPBACK)}/metrics"
         expose(port, "::" if host.startswith("[") else "0.0.0.0")

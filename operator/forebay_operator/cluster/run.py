@@ -18,7 +18,7 @@ from forebay_operator.cluster.leadership import ClusterTerm, Leadership
 from forebay_operator.cluster.papers import Papers
 from forebay_operator.cluster.watch import Watch
 from forebay_operator.doors import Doors
-from forebay_operator.exposed import exposed
+from forebay_operator.exposed import exposed, watched
 from forebay_operator.listen import OPTIONS, CannotListen, listen
 from forebay_operator.parts import TIMING, Timing
 from forebay_operator.server import GRACE, started
@@ -45,6 +45,7 @@ async def run(config: ClusterConfig, *, context: str | None = None, timing: Timi
 
     Raises CannotListen, CannotLogIn."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(watched(config.identity))
         stack.enter_context(exposed(config.metrics_port, config.metrics_release))
         api = await stack.enter_async_context(Api.connect(context))
         operator = Operator(config, api, timing, context)
