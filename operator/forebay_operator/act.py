@@ -59,7 +59,7 @@ class Actor:
 
     def ask_again(self, seen: Snapshot, now: float) -> None:
         """Inspect once more what failed a while ago or with credentials that are others by now, or may have changed
-        since; and prepare what could not be built. Asked is who is of a function's pool."""
+        since; and prepare what could not be built. Asked is one of the function's pool."""
         due = set(self.inspections.due(_doubted(seen), now))
         pools = {function.function.spec.pool for function in seen.functions}
         ready = [worker for worker in seen.workers if worker.ready]
@@ -67,8 +67,8 @@ class Actor:
         for function in seen.functions:
             able = serving[function.function.spec.pool]
             subject = Subject.of(function.function)
-            if able and (subject in due or self._corrected(subject)):
-                self._inspect(subject, able[0].name, now)
+            if able and (subject in due or self._corrected(subject)) and (reader := function.reader(able)):
+                self._inspect(subject, reader, now)
             if function.failure and function.backbone:
                 for worker in able:
                     if function.backbone not in worker.prepared:

@@ -45,6 +45,7 @@ INSPECTIONS = Counter("forebay_inspections_total", "Answers to inspections, by r
 
 
 NO_TOKEN = Token()
+NOBODY: Mapping[str, float] = {}
 
 
 class Subject(NamedTuple):
@@ -101,6 +102,7 @@ class Inspections:
         self._rests: dict[Subject, _Rest] = {}
         self._resting: set[Subject] = set()
         self._unseen = False
+        self._vain: dict[Subject, Mapping[str, float]] = {}
         self._questions: dict[Subject, _Question] = {}
         self._answers: dict[Subject, Model | Failure] = {}
         self._of_uri: dict[str, dict[Subject, None]] = {}
@@ -123,6 +125,10 @@ class Inspections:
         """Why there is no answer, or no newer one, though it was asked for: passes by itself."""
         rest = self._rests.get(subject)
         return rest.failure if rest else None
+
+    def vain(self, subject: Subject) -> Mapping[str, float]:
+        """Workers that were asked and could not say what it is, and when last (unix seconds)."""
+        return self._vain.get(subject, NOBODY)
 
     def subjects(self, backbone: str, uri: str) -> list[Subject]:
         """Those that turned out to be ``backbone``, which other sources may have too."""
@@ -178,8 +184,10 @@ class Inspections:
         subjects = {question.id: subject for subject, question in self._questions.items()}
         for answer in self._fresh:
             if (subject := subjects.pop(answer.id, None)) is not None:
-                self._tried[subject] = self._questions.pop(subject).token
+                question = self._questions.pop(subject)
+                self._tried[subject] = question.token
                 self._file(subject, answer, now)
+                self._note(subject, question.worker, now, vain=bool(answer.reason))
         self._fresh.clear()
         self._unseen = False
         self._resting = {subject for subject, rest in self._rests.items() if rest.until > now}
@@ -187,6 +195,7 @@ class Inspections:
             lost = incarnations.get(question.worker) != question.incarnation
             if lost or question.at + PATIENCE <= now:
                 del self._questions[subject]
+                self._note(subject, question.worker, now, vain=not lost)
 
     def due(self, doubted: Mapping[Subject, float], now: float) -> list[Subject]:
         """Those to be asked again, of subjects and the age in seconds at which their answer is too old."""
@@ -216,16 +225,26 @@ class Inspections:
         if isinstance(self._answers.get(subject), Failure):
             del self._answers[subject]
         self._rests.pop(subject, None)
+        self._vain.pop(subject, None)
         self._resting.discard(subject)
 
     def keep(self, wanted: Collection[Subject]) -> None:
         """Forget all others."""
-        for memory in (self._answers, self._tried, self._questions, self._heard, self._condemned, self._rests):
+        kept = (self._answers, self._tried, self._questions, self._heard, self._condemned, self._rests, self._vain)
+        for memory in kept:
             for subject in [subject for subject in memory if subject not in wanted]:
                 del memory[subject]
         self._of_uri.clear()
         for subject, answer in self._answers.items():
             self._answer(subject, answer)
+
+    def _note(self, subject: Subject, worker: str, now: float, *, vain: bool) -> None:
+        """Who could not answer is passed over while there are others; one that began anew has not been asked yet."""
+        others = {name: at for name, at in self._vain.get(subject, NOBODY).items() if name != worker}
+        if vain or others:
+            self._vain[subject] = {**others, worker: now} if vain else others
+        else:
+            self._vain.pop(subject, None)
 
     def _file(self, subject: Subject, answer: fleet_pb2.Inspection, now: float) -> None:
         before = _gist(self._answers.get(subject))

@@ -149,6 +149,7 @@ class Observer:
             first_seen=known.first_seen,
             inspecting=self.inspections.under_way(subject),
             trouble=(trouble.reason, trouble.message) if trouble else None,
+            vain=self.inspections.vain(subject),
             measured=self.measurements.seen(key, now) if self.measurements else None,
             memory=self._memories.get(key, Memory()),
         )

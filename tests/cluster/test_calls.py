@@ -92,8 +92,10 @@ async def test_what_goes_out(api: Api, server: Server) -> None:
     assert server.asked[-1][0].startswith("PUT ")
     await api.create(FUNCTION)
     assert server.asked[-1][0].startswith("POST /apis/forebay.dev/v1alpha1/namespaces/ns/llmfunctions?")
-    server.answer = json.dumps({"items": [{"metadata": {"uid": "a"}}, {"metadata": {"uid": "b"}}]})
-    assert await api.uids(KINDS.POD, "ns", "a=b") == {"a", "b"}
+    server.answer = json.dumps(
+        {"items": [{"metadata": {"uid": uid, "resourceVersion": version}} for uid, version in ("a1", "b2")]}
+    )
+    assert await api.versions(KINDS.POD, "ns", "a=b") == {"a": "1", "b": "2"}
     assert server.asked[-1][0] == "GET /api/v1/namespaces/ns/pods?labelSelector=a%3Db HTTP/1.1"
     assert "PartialObjectMetadataList" in server.asked[-1][1]["accept"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,18 +18,19 @@ from forebay_operator.cluster.watch import Watch
 
 
 class Lists(Api):
-    """``uids`` exist; ``away``: nobody answers."""
+    """``exist``: uids, all in ``version``; ``away``: nobody answers."""
 
     def __init__(self) -> None:
         self.exist: dict[Kind, set[str]] = {}
+        self.version = "1"
         self.away = False
         self.asked = 0
 
-    async def uids(self, kind: Kind, namespace: str = "", selector: str = "") -> frozenset[str]:
+    async def versions(self, kind: Kind, namespace: str = "", selector: str = "") -> Mapping[str, str]:
         self.asked += 1
         if self.away:
             raise Unreachable(0, "Unreachable", "refused")
-        return frozenset(self.exist.get(kind, ()))
+        return dict.fromkeys(self.exist.get(kind, ()), self.version)
 
 
 class Silent:
@@ -63,8 +64,8 @@ class Rig:
     def _changed(self) -> None:
         self.changes += 1
 
-    def tell(self, event: str | None, name: str, uid: str) -> None:
-        self.everywhere.take(KINDS.FUNCTION, event, body(name, uid))
+    def tell(self, event: str | None, name: str, uid: str, version: int = 1) -> None:
+        self.everywhere.take(KINDS.FUNCTION, event, body(name, uid, version))
 
     @property
     def names(self) -> set[str]:
@@ -76,6 +77,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(watch, "Listener", Silent)
     monkeypatch.setattr(watch, "FIRST", 0.01)
     monkeypatch.setattr(watch, "COMPARE", 0.05)
+    monkeypatch.setattr(watch, "APART", 0.01)
     Silent.made.clear()
     rig = Rig()
     yield rig
@@ -129,6 +131,35 @@ async def test_a_watch_that_shows_nothing_is_begun_anew(rig: Rig, monkeypatch: p
     rig.api.exist[KINDS.FUNCTION] = {"1"}
     await until(lambda: rig.everywhere.anew)
     assert not rig.ours.anew
+
+
+async def test_a_watch_that_shows_no_change_is_begun_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing came and nothing went: a node, say, that was not ready when the watch died."""
+    rig.begin()
+    rig.api.exist[KINDS.FUNCTION] = {"1", "2"}
+    rig.tell(None, "f", "1")
+    rig.tell(None, "g", "2")
+    await until(rig.watch.warm.is_set)
+    monkeypatch.setattr(watch, "LAG", 0.0)
+    rig.api.version = "2"
+    rig.tell("MODIFIED", "g", "2", 2)
+    await until(lambda: rig.everywhere.anew)
+    assert not rig.ours.anew
+
+
+async def test_a_watch_that_tells_of_changes_as_they_come_is_left_alone(rig: Rig) -> None:
+    rig.begin()
+    rig.api.exist[KINDS.FUNCTION] = {"1"}
+    rig.tell(None, "f", "1")
+    await until(rig.watch.warm.is_set)
+    for version in range(2, 5):  # it is always one behind
+        rig.api.version = str(version + 1)
+        rig.watch._doubt.set()
+        asked = rig.api.asked
+        await until(lambda asked=asked: rig.api.asked >= asked + 5)  # type: ignore[misc]
+        rig.tell("MODIFIED", "f", "1", version)
+        assert not rig.watch._kept[KINDS.FUNCTION].behind
+    assert not rig.everywhere.anew
 
 
 async def test_what_came_between_two_lists_is_kept(rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """An API server in memory: names are unique, uids and versions are given, deletion obeys preconditions and graces,
-status is a subresource. It has no schemas and no garbage collector. ``failures`` makes calls fail."""
+status is a subresource. It has no schemas and no garbage collector. ``failures`` makes calls fail; what is in
+``vanishing`` is gone when somebody asks for it."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ class Store:
         self.objects: dict[tuple[str, str], Json] = {}
         self.calls: list[tuple[str, str, str]] = []
         self.failures: dict[tuple[str, str], ApiError] = {}
+        self.vanishing: set[str] = set()
         self._count = 0
 
     # -- what Api has --
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
         self._called("get", kind, name)
+        if name in self.vanishing:
+            self.gone(kind, name)
         return copy.deepcopy(self._at(kind, name))
 
     async def create(self, body: Mapping[str, Any]) -> Json:

@@ -6,6 +6,7 @@ from cluster_pools.stand import NOW, Stand
 from cluster_pools.store import CREATED
 from forebay_operator.cluster.api import ApiError, Conflict, Unreachable
 from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.pool_told import MADE
 from forebay_operator.cluster.pools import REFUSED, RETRY, Pools
 from forebay_operator.cluster.seen import ClusterSeen
 from forebay_operator.cluster.template import PodSettings
@@ -22,7 +23,7 @@ async def test_claims_pods_and_one_status(stand: Stand) -> None:
         ("create", "Pod", "gpu-b-1"),
     ]
     assert calls[6:] == [("apply status", "WorkerPool", "gpu")]
-    assert due is None
+    assert due == NOW + MADE
     assert stand.condition("Ready") == ("False", "Progressing", "0 of 4 workers are ready")
     assert stand.condition("Reconciling")[0] == "True"
     assert stand.condition("Stalled")[0] == "False"
@@ -46,14 +47,41 @@ async def test_in_the_end_nothing_is_called_any_more(stand: Stand) -> None:
 async def test_a_watch_that_lags_makes_nothing_twice(stand: Stand) -> None:
     before = stand.store.seen
     await stand.turn(before)
-    assert await stand.turn(before) == ([("apply status", "WorkerPool", "gpu")], None)
+    assert await stand.turn(before) == ([("apply status", "WorkerPool", "gpu")], NOW + MADE)
     assert stand.status()["updatedWorkers"] == 4  # as told, though not shown yet
-    assert await stand.turn(before) == ([], None)
+    assert await stand.turn(before) == ([], NOW + MADE)
     stand.store.gone(KINDS.POD, "gpu-a-0")
     stand.now += 60  # what was told is no longer believed
     calls, _ = await stand.turn(before)
     assert [call for call in calls if call[1] == "Pod" and call[2] == "gpu-a-0"] == [("create", "Pod", "gpu-a-0")]
     assert len(stand.store.names(KINDS.POD)) == 4
+
+
+async def test_what_is_gone_before_the_watch_showed_it_is_made_again_though_nothing_happens(stand: Stand) -> None:
+    before = stand.store.seen
+    _, due = await stand.turn(before)
+    assert due == NOW + MADE
+    stand.store.gone(KINDS.POD, "gpu-a-0")  # made and deleted between two looks: nothing will ever be shown of it
+    stand.now = due
+    calls, _ = await stand.turn(before)
+    assert ("create", "Pod", "gpu-a-0") in calls
+    assert "gpu-a-0" in stand.store.names(KINDS.POD)
+
+
+async def test_a_name_that_is_free_again_when_it_is_looked_at_is_taken_at_once(stand: Stand) -> None:
+    """It was being deleted, say, when it was to be created."""
+    await stand.settle()
+    seen = stand.store.seen
+    stand.store.vanishing.add("gpu-a-0")
+    without = {name: body for name, body in seen.pods.items() if name != "gpu-a-0"}
+    _, due = await stand.turn(ClusterSeen(seen.pools, seen.nodes, without, seen.claims))
+    assert due == NOW + MADE
+    assert [call for call in stand.store.calls if call[1] == "Pod"] == [
+        ("create", "Pod", "gpu-a-0"),
+        ("get", "Pod", "gpu-a-0"),
+        ("create", "Pod", "gpu-a-0"),
+    ]
+    assert stand.condition("Stalled")[0] == "False"
 
 
 async def test_a_watch_that_lags_deletes_no_second_one(stand: Stand) -> None:
@@ -142,8 +170,8 @@ async def test_without_any_image_nothing_can_be_made(stand: Stand) -> None:
 
 async def test_what_the_api_server_refuses_is_said_and_asked_again_later(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = ApiError(403, "Forbidden", 'pods "gpu-a-0" is forbidden: exceeded quota')
-    _, due = await stand.turn()
-    assert due == NOW + REFUSED
+    await stand.turn()
+    assert (await stand.turn())[1] == NOW + REFUSED
     assert stand.condition("Stalled") == ("True", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota')
     assert [event for event in stand.events if event[3]] == [
         ("gpu", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota', True)
@@ -153,7 +181,7 @@ async def test_what_the_api_server_refuses_is_said_and_asked_again_later(stand: 
     stand.now += REFUSED
     calls, due = await stand.turn()
     assert ("create", "Pod", "gpu-a-0") in calls
-    assert due is None
+    assert due == stand.now + MADE
     assert stand.condition("Stalled")[0] == "False"
 
 
@@ -180,8 +208,9 @@ async def test_an_api_server_that_is_away_is_asked_again(stand: Stand) -> None:
 async def test_a_status_that_may_not_be_written_ends_nothing(stand: Stand) -> None:
     stand.store.failures["apply status", "WorkerPool"] = ApiError(403, "Forbidden", "no")
     _, due = await stand.turn()
-    assert due == NOW + REFUSED
+    assert due == NOW + MADE
     assert len(stand.store.names(KINDS.POD)) == 4
+    assert (await stand.turn())[1] == NOW + REFUSED  # of that nothing is told
 
 
 async def test_another_writer_of_the_status_is_overruled(stand: Stand) -> None:
@@ -231,8 +260,8 @@ async def test_a_claim_that_a_person_made_meanwhile_is_used(stand: Stand) -> Non
 
 async def test_a_conflict_that_is_none_of_names_is_asked_again_later(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = Conflict(409, "Conflict", "a namespace is being terminated")
-    _, due = await stand.turn()
-    assert due == NOW + REFUSED
+    await stand.turn()
+    assert (await stand.turn())[1] == NOW + REFUSED
     assert stand.condition("Stalled")[1:] == ("PodsRefused", "a namespace is being terminated")
 
 
@@ -248,7 +277,7 @@ async def test_a_pool_that_went_meanwhile_gets_no_status(stand: Stand) -> None:
     stand.store.gone(KINDS.POOL, "gpu")
     calls, due = await stand.turn(before)
     assert calls[-1] == ("apply status", "WorkerPool", "gpu")
-    assert due is None
+    assert due == NOW + MADE  # of its pods
 
 
 async def test_a_sick_device_is_told_once_and_its_recovery_too(stand: Stand) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from cluster_pools.stand import Stand
-from cluster_pools.store import node_body, pool_body
+from cluster_pools.stand import NOW, Stand
+from cluster_pools.store import CREATED, node_body, pool_body
 from forebay_operator.cluster.kinds import KINDS
+from forebay_operator.cluster.pool_view import LATE
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,19 @@ async def test_why_a_pod_does_not_run(stand: Stand, waiting: str, ready: str, st
         assert stand.condition("Ready")[2] == (
             "3 of 4 workers are ready; gpu-a-0: its worker ends again and again, the last time with exit code 2 (Error)"
         )
+
+
+async def test_a_pod_that_does_not_end_is_spoken_of(stand: Stand) -> None:
+    await stand.settle()
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body["metadata"].update(deletionTimestamp=CREATED))
+    _, due = await stand.turn()
+    assert due == NOW + LATE
+    assert stand.condition("Ready")[1:] == ("Progressing", "3 of 4 workers are ready")
+    stand.now = due
+    _, due = await stand.turn()
+    assert due is None
+    said = "3 of 4 workers are ready; gpu-a-0: told to end, and its node has not done so"
+    assert stand.condition("Ready")[1:] == ("WorkersNotReady", said)
 
 
 async def test_a_pod_that_no_node_takes_says_so(stand: Stand) -> None:

@@ -10,15 +10,19 @@ import pytest
 
 from deciding.values import snapshot, worker
 from forebay_api.function import Function
+from forebay_api.model import Model
 from forebay_operator.act import Actor
 from forebay_operator.credentials import Refused, SecretKey, Token
+from forebay_operator.decide.plan import next_steps
 from forebay_operator.decide.seen import FunctionSeen, Snapshot
-from forebay_operator.inspections import REMOTE_RETRY, RETRY, Inspections, Subject
+from forebay_operator.decide.steps import Inspect
+from forebay_operator.inspections import FIRST_REST, PATIENCE, REMOTE_RETRY, RETRY, Failure, Inspections, Subject
 from forebay_operator.sent import Sent
 from forebay_operator.snapshot import Epochs
 from forebay_wire.v1 import fleet_pb2, model_pb2
 
 INCARNATIONS = {"small-0": "small-0-1", "big-0": "big-0-1"}
+BOTH = {**INCARNATIONS, "big-1": "big-1-1"}
 REFUSAL = {"reason": "Unauthorized", "message": "the hub refused"}
 
 
@@ -42,7 +46,7 @@ class Told:
 
     @property
     def workers(self) -> dict[str, Any]:
-        return {name: SimpleNamespace(name=name, incarnation=value) for name, value in INCARNATIONS.items()}
+        return {name: SimpleNamespace(name=name, incarnation=value) for name, value in BOTH.items()}
 
     def tell(self, worker: str, command: fleet_pb2.Command) -> bool:
         self.commands.append((worker, command))
@@ -156,3 +160,79 @@ def test_nothing_is_doubted_that_helped() -> None:
     assert (len(desk.fleet.commands), desk.secrets.doubts) == (1, 0)
     desk.again(0.1 + REMOTE_RETRY, failure=False)
     assert desk.fleet.asked()[-1] == ("big-0", "better")
+
+
+class Shift(Desk):
+    """Two workers of the function's pool, asked by whole passes."""
+
+    def turn(self, now: float, incarnations: dict[str, str] = BOTH) -> None:
+        self.inspections.settle(incarnations, now)
+        found = self.inspections.found(self.subject)
+        known = FunctionSeen(
+            self.function,
+            backbone="b" if isinstance(found, Model) else "",
+            failure=(found.reason, found.message) if isinstance(found, Failure) else None,
+            inspecting=self.inspections.under_way(self.subject),
+            vain=self.inspections.vain(self.subject),
+        )
+        pool = tuple(replace(worker(name), pool="big") for name in ("big-0", "big-1"))
+        seen = replace(snapshot([known]), workers=pool)
+        for step in next_steps(seen, now).steps:
+            if isinstance(step, Inspect):
+                self.actor.carry_out(step, seen, now)
+        self.actor.ask_again(seen, now)
+
+    def said(self, now: float, **answer: Any) -> None:
+        self.inspections.hear(fleet_pb2.Inspection(id=self.fleet.commands[-1][1].inspect.id, **answer))
+        self.turn(now)
+
+    @property
+    def asked(self) -> list[str]:
+        return [name for name, _ in self.fleet.commands]
+
+
+AWAY = {"reason": "SourceUnavailable", "message": "no way to the hub"}
+ABSENT = {"reason": "ArtifactNotFound", "message": "no such folder"}
+THERE = {"model": model_pb2.Model(backbone="b")}
+
+
+def test_a_source_that_one_worker_does_not_reach_is_looked_at_by_another() -> None:
+    desk = Shift()
+    desk.turn(0.0)
+    desk.said(1.0, **AWAY)
+    desk.turn(1.0 + FIRST_REST)
+    assert desk.asked == ["big-0", "big-1"]
+    desk.said(4.0, **THERE)
+    desk.turn(4.0 + REMOTE_RETRY)
+    assert desk.asked == ["big-0", "big-1", "big-1"], "rather one that could say"
+
+
+def test_one_that_does_not_answer_is_followed_by_another() -> None:
+    desk = Shift()
+    desk.turn(0.0)
+    desk.turn(PATIENCE)
+    desk.turn(2 * PATIENCE)
+    assert desk.asked == ["big-0", "big-1", "big-0"], "in turn, while nobody answers"
+
+
+def test_a_broken_node_does_not_make_a_function_fail_for_good() -> None:
+    desk = Shift(uri="file:///m")
+    desk.turn(0.0)
+    desk.said(1.0, **ABSENT)
+    desk.turn(1.0 + RETRY)
+    desk.said(2.0 + RETRY, **THERE)
+    assert isinstance(desk.inspections.found(desk.subject), Model)
+    desk.turn(2.0 + 2 * RETRY)
+    assert desk.asked == ["big-0", "big-1", "big-1"], "or it would fail again and again"
+
+
+def test_one_that_begins_anew_was_not_asked_yet() -> None:
+    desk = Shift()
+    desk.turn(0.0)
+    desk.said(1.0, **AWAY)
+    desk.turn(1.0 + FIRST_REST)
+    desk.said(4.0, **AWAY)
+    desk.inspections.forget_failure(desk.subject)  # a person changed something
+    desk.turn(5.0)
+    desk.turn(6.0, {**BOTH, "big-0": "big-0-2"})
+    assert desk.asked == ["big-0", "big-1", "big-0", "big-0"]

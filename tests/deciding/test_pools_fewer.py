@@ -50,6 +50,7 @@ def test_pods_on_a_node_that_left_the_selector_go_one_at_a_time() -> None:
 def test_what_does_nothing_goes_at_once() -> None:
     none = replace(POOL, gpus_per_node=0)
     idle = [pod("p-a-0", ready=False), pod("p-a-1", sick=True), pod("p-a-2", ready=False), pod("p-a-3")]
+    idle[2] = replace(idle[2], since=NOW, grace=60.0)
     found = plan(*idle, pool=none, loads={"p-a-2": Load(1)})
     assert deleted(found) == [("p-a-1", Why.SURPLUS), ("p-a-0", Why.SURPLUS)]
 
@@ -110,7 +111,7 @@ def test_an_operator_to_which_nobody_is_attached_yet_replaces_none() -> None:
 
 
 def test_a_worker_that_never_attaches_does_nothing() -> None:
-    pods = (old("p-a-0", ready_since=NOW), old("p-a-1", ready_since=NOW))
+    pods = (old("p-a-0", since=NOW), old("p-a-1", since=NOW))
     seen = PoolsSeen((POOL,), (NODE,), pods, CLAIMS)
     assert next_pool_steps(seen, NOW + 59).steps == ()
     assert {name for name, _ in deleted(next_pool_steps(seen, NOW + 60))} == {"p-a-0", "p-a-1"}
@@ -129,6 +130,27 @@ def test_nobody_goes_while_one_may_yet_attach_that_does_less() -> None:
 def test_old_pods_that_never_started_are_replaced_at_once() -> None:
     pods = [old("p-a-0", ready=False), old("p-a-1", ready=False)]
     assert {name for name, _ in deleted(plan(*pods))} == {"p-a-0", "p-a-1"}
+
+
+def test_one_that_misses_probes_while_it_has_pipelines_is_spared_as_long_as_handing_over_may_take() -> None:
+    busy = {"p-a-0": Load(1)}
+    mute = old("p-a-0", ready=False, since=NOW - 59, grace=60.0)
+    held_up = plan(mute, old("p-a-1"), loads=busy)
+    assert (deleted(held_up), held_up.wake_at) == ([], NOW + 1)
+    lost = replace(mute, since=NOW - 60)
+    assert deleted(plan(lost, old("p-a-1"), loads=busy)) == [("p-a-0", Why.OUTDATED)]
+    assert plan(replace(lost, ready=True), pod("p-a-1"), loads=busy).wake_at is None
+
+
+def test_what_missed_probes_for_too_long_is_the_first_of_those_too_many() -> None:
+    one = replace(POOL, gpus_per_node=1)
+    mute = pod("p-a-0", ready=False, since=NOW - 60, grace=60.0)
+    assert deleted(plan(mute, pod("p-a-1"), pool=one, loads={"p-a-0": Load(9)})) == [("p-a-0", Why.SURPLUS)]
+
+
+def test_one_of_the_new_template_is_never_replaced_by_its_like() -> None:
+    mute = pod("p-a-0", ready=False, since=NOW - 6000, grace=60.0)
+    assert deleted(plan(mute, old("p-a-1"), loads={"p-a-0": Load(1)})) == []
 
 
 def test_what_does_nothing_is_replaced_before_any_other() -> None:

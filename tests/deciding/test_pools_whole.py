@@ -16,6 +16,7 @@ from forebay_operator.decide.pools import CreateClaim, CreatePod, DeletePod, nex
 GPU = "nvidia.com/gpu"
 LABELS = {"gpu": "yes"}
 NODES = ("a", "b", "c")
+GRACE = 60.0
 EVENTS = ("template", "size", "ready", "cordon", "labels", "devices", "pod", "load", "operator")
 
 
@@ -184,6 +185,25 @@ def disturb(sim: World, data: st.DataObject) -> None:
             sim.loads.pop(pod.name, None)
         case _:
             pass
+
+
+def test_an_update_goes_past_those_that_are_mute_and_will_not_let_go() -> None:
+    """Attached, with pipelines, and not ready, each until it is told to end: at most one more than may be is down."""
+    sim = world(2, 1)
+    del sim.pools["two"]
+    sim.settle()
+    sim.pools["one"] = replace(sim.pools["one"], template="t1")
+    mute = {"one-a-0": sim.pods["one-a-0"].uid, "one-b-1": sim.pods["one-b-1"].uid}
+    began = sim.now
+    while any(pod.template == "t0" for pod in sim.pods.values()):
+        for name, uid in mute.items():
+            if (pod := sim.pods.get(name)) and pod.uid == uid and not pod.leaving:
+                sim.pods[name] = replace(pod, ready=False, since=began, grace=GRACE)
+                sim.loads[name] = Load(2)
+        sim.turn()
+        sim.kubelets()
+        assert sim.now < began + 2 * GRACE, sim.pods
+    assert sim.now > began + GRACE
 
 
 def test_an_update_goes_through_all_workers_one_by_one_and_the_busiest_is_last() -> None:

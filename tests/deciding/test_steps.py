@@ -203,6 +203,13 @@ def test_a_model_is_inspected_once_by_any_ready_worker() -> None:
     assert next_steps(replace(seen, workers=()), NOW).steps == ()
 
 
+def test_who_could_not_say_what_a_model_is_is_passed_over_while_there_are_others() -> None:
+    workers = [worker("w0"), worker("w1"), worker("w2")]
+    for vain, asked in (({"w0": 5.0}, "w1"), ({"w0": 5.0, "w1": 6.0, "w2": 4.0}, "w2"), ({"gone": 1.0}, "w0")):
+        seen = snapshot([replace(function("f", backbone=""), vain=vain)], workers, [])
+        assert next_steps(seen, NOW).steps == (Inspect(asked, "file:///f", "auto"),)
+
+
 def test_compute_is_measured_once_for_workers_that_share_it() -> None:
     shared = [replace(worker(name), compute=frozenset({"host/cpu0"})) for name in ("w0", "w1")]
     seen = snapshot([function()], [*shared, worker("w2")], costs=Costs())

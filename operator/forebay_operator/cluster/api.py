@@ -79,12 +79,13 @@ class Api:
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
         return await self._call("get", "GET", kind, kind.path(namespace, name))
 
-    async def uids(self, kind: Kind, namespace: str = "", selector: str = "") -> frozenset[str]:
-        """Of all objects that exist now, in one namespace or (empty) in all; ``selector`` by labels."""
+    async def versions(self, kind: Kind, namespace: str = "", selector: str = "") -> Mapping[str, str]:
+        """Of all objects that exist now, by uid, in one namespace or (empty) in all; ``selector`` by labels."""
         path = kind.path(namespace) if namespace or not kind.namespaced else kind.everywhere
         query = {"labelSelector": selector} if selector else None
         found = await self._call("list", "GET", kind, path, query, accept=METADATA_LIST)
-        return frozenset(str(item["metadata"]["uid"]) for item in found.get("items") or ())
+        listed = (item["metadata"] for item in found.get("items") or ())
+        return {str(metadata["uid"]): str(metadata.get("resourceVersion", "")) for metadata in listed}
 
     async def apply(
         self, body: Mapping[str, Any], *, subresource: str = "", force: bool = True, manager: str = MANAGER

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import kopf
 import structlog
@@ -27,7 +28,7 @@ AGAIN = 1.0
 """Seconds after which a listener that ended begins anew."""
 
 STOPPING = 3.0
-"""Seconds that it has for stopping; then its thread is left behind, which ends with the process."""
+"""Seconds that it has for stopping; then its thread is left behind, unheard. With the process it ends at the latest."""
 
 BACKOFFS = (0.2, 0.5, *(1.0,) * 8)
 """Seconds between attempts of one request: an API server that is back is found within a second."""
@@ -63,11 +64,13 @@ class Listener:
         self._namespace = watched[0].namespace
         ENDS.labels(self._namespace or "everywhere")  # from the start, so that a first end counts as a rise
         self._kopf: _Thread | None = None
+        self._number = 0
 
     async def run(self) -> None:
         """Until cancelled; a kopf that ends is begun anew."""
         while True:
-            thread = self._kopf = _Thread(self._operate)
+            self._number += 1
+            thread = self._kopf = _Thread(partial(self._operate, self._number))
             try:
                 await thread.run()
             except Exception:  # the border of kopf: whatever ends it, the next one may go well
@@ -79,14 +82,15 @@ class Listener:
         """What it shows is not what there is."""
         if self._kopf is not None:
             self._kopf.stop()
+            asyncio.get_running_loop().call_later(STOPPING, self._kopf.leave)
 
-    async def _operate(self, stop: asyncio.Event, caller: asyncio.AbstractEventLoop) -> None:
+    async def _operate(self, number: int, stop: asyncio.Event, caller: asyncio.AbstractEventLoop) -> None:
         """In the thread."""
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(self._log_in)
         for watched in self._watched:
             kind = watched.kind
-            kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._passing(kind, caller))
+            kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._passing(number, kind, caller))
         await kopf.operator(
             registry=registry,
             settings=_settings(self._watched),
@@ -99,12 +103,17 @@ class Listener:
     async def _log_in(self, **_: object) -> kopf.ConnectionInfo:
         return await kopf_login(self._context)
 
-    def _passing(self, kind: Kind, caller: asyncio.AbstractEventLoop) -> Callable[..., object]:
+    def _passing(self, number: int, kind: Kind, caller: asyncio.AbstractEventLoop) -> Callable[..., object]:
         async def heard(event: kopf.RawEvent, **_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody listens any more
-                caller.call_soon_threadsafe(self._take, kind, event["type"], event["object"])
+                caller.call_soon_threadsafe(self._hear, number, kind, event["type"], event["object"])
 
         return heard
+
+    def _hear(self, number: int, kind: Kind, event: str | None, body: Body) -> None:
+        """What an earlier kopf still has to say is old."""
+        if number == self._number:
+            self._take(kind, event, body)
 
 
 def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
@@ -129,12 +138,13 @@ class _Thread:
         self._main = main
         self._lock = threading.Lock()
         self._inner: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._ended: asyncio.Future[BaseException | None] | None = None
         self._stopped = False
 
     async def run(self) -> None:
         """Until it ends, raising what it raised. When cancelled, it is stopped."""
         caller = asyncio.get_running_loop()
-        ended: asyncio.Future[BaseException | None] = caller.create_future()
+        ended = self._ended = caller.create_future()
         threading.Thread(target=self._work, args=(caller, ended), name="watch", daemon=True).start()
         try:
             error = await asyncio.shield(ended)
@@ -144,6 +154,11 @@ class _Thread:
             raise
         if error is not None:
             raise error
+
+    def leave(self) -> None:
+        """It had its time for stopping: whoever runs it waits no longer."""
+        if self._ended is not None:
+            _settle(self._ended, RuntimeError(f"it did not stop within {STOPPING:g} s"))
 
     def stop(self) -> None:
         with self._lock:

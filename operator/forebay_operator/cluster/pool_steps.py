@@ -27,6 +27,9 @@ Tell = Callable[[Mapping[str, Any], str, str, bool], None]
 AT_ONCE = 8
 """Calls on their way at a time."""
 
+ATTEMPTS = 3
+"""At a name that was taken, and was free again when somebody looked."""
+
 WORDS: Mapping[Why, str] = {
     Why.DEAD: "it ended",
     Why.SURPLUS: "it is one too many",
@@ -75,18 +78,26 @@ class PoolSteps:
 
     async def _create(self, pool: Pool, kind: Kind, body: dict[str, Any]) -> Mapping[str, Any]:
         """The object, made now or in a pass before that the watch has not shown yet. Raises NameTaken."""
-        try:
-            return await self._api.create(body)
-        except Conflict as conflict:
-            if conflict.reason != "AlreadyExists":
-                raise
-            metadata = body["metadata"]
-            found = await self._api.get(kind, metadata["namespace"], metadata["name"])
-            owner = pool_view.owner_uid(found)
-            if owner == pool.uid or (not owner and kind is KINDS.CLAIM):
-                return found
-            what = f"{kind.name} {metadata['name']} exists already, and is not of this pool"
-            raise NameTaken(conflict.status, conflict.reason, what) from conflict
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._api.create(body)
+            except Conflict as conflict:
+                if conflict.reason != "AlreadyExists":
+                    raise
+                taken = conflict
+            with contextlib.suppress(NotFound):  # it is gone by now
+                return await self._found(pool, kind, body["metadata"], taken)
+        raise taken
+
+    async def _found(
+        self, pool: Pool, kind: Kind, metadata: Mapping[str, Any], conflict: Conflict
+    ) -> Mapping[str, Any]:
+        found = await self._api.get(kind, metadata["namespace"], metadata["name"])
+        owner = pool_view.owner_uid(found)
+        if owner == pool.uid or (not owner and kind is KINDS.CLAIM):
+            return found
+        what = f"{kind.name} {metadata['name']} exists already, and is not of this pool"
+        raise NameTaken(conflict.status, conflict.reason, what) from conflict
 
     async def _delete(self, step: DeletePod) -> None:
         """Only this very pod: what has its name by now is another."""

@@ -9,7 +9,11 @@ from dataclasses import replace
 from forebay_operator.decide.pool_seen import ClaimSeen, PodSeen
 
 PATIENCE = 30.0
-"""Seconds after which what the watch shows is believed, whatever was told."""
+"""Seconds after which what the watch shows is believed, whatever was told: of what was deleted."""
+
+MADE = 5.0
+"""The same of what was created. Less, for it may be gone before the watch showed it, and then another is due; where the
+watch lags, to create it once more harms nothing."""
 
 
 class Told:
@@ -29,10 +33,16 @@ class Told:
     def deleted(self, uid: str, now: float) -> None:
         self._deleted[uid] = now
 
+    @property
+    def wake_at(self) -> float | None:
+        """When something told is believed no longer (unix seconds): nobody else says so."""
+        times = [at + MADE for _, at in (*self._pods.values(), *self._claims.values())]
+        return min((*times, *(at + PATIENCE for at in self._deleted.values())), default=None)
+
     def pods(self, shown: Mapping[str, PodSeen], now: float) -> tuple[PodSeen, ...]:
         """``shown`` by name, with what was told laid over it."""
         self._pods = {
-            name: (pod, at) for name, (pod, at) in self._pods.items() if name not in shown and now < at + PATIENCE
+            name: (pod, at) for name, (pod, at) in self._pods.items() if name not in shown and now < at + MADE
         }
         known = {pod.uid for pod in shown.values() if not pod.leaving} | {pod.uid for pod, _ in self._pods.values()}
         self._deleted = {uid: at for uid, at in self._deleted.items() if uid in known and now < at + PATIENCE}
@@ -41,6 +51,6 @@ class Told:
 
     def claims(self, shown: Mapping[str, ClaimSeen], now: float) -> tuple[ClaimSeen, ...]:
         self._claims = {
-            name: (claim, at) for name, (claim, at) in self._claims.items() if name not in shown and now < at + PATIENCE
+            name: (claim, at) for name, (claim, at) in self._claims.items() if name not in shown and now < at + MADE
         }
         return (*shown.values(), *(claim for claim, _ in self._claims.values()))

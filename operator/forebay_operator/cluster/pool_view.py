@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,10 @@ CRASHING = "Crashing"
 ENDED = "Ended"
 MISCONFIGURED = "Misconfigured"
 UNSCHEDULABLE = "Unschedulable"
+OVERDUE = "Overdue"
+
+LATE = 60.0
+"""Seconds after its grace period after which a pod that is still there is spoken of."""
 
 DEAD = ("Failed", "Succeeded")
 
@@ -67,6 +71,7 @@ def node_seen(body: Body) -> NodeSeen:
 def pod_seen(body: Body) -> PodSeen:
     metadata, status = body["metadata"], body.get("status") or {}
     containers = body.get("spec", {}).get("containers") or ()
+    created = unix_seconds(metadata.get("creationTimestamp"))
     ready = _condition(status, "Ready")
     limits = (containers[0].get("resources") or {}).get("limits") or {} if containers else {}
     return PodSeen(
@@ -76,15 +81,25 @@ def pod_seen(body: Body) -> PodSeen:
         node=pods.node_of(body),
         resources=frozenset(limits),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
-        created=unix_seconds(metadata.get("creationTimestamp")),
+        created=created,
         ready=ready.get("status") == "True",
-        ready_since=unix_seconds(ready.get("lastTransitionTime")),
+        since=unix_seconds(ready.get("lastTransitionTime")) or created,
+        grace=float(body.get("spec", {}).get("terminationGracePeriodSeconds") or 0),
         dead=status.get("phase") in DEAD,
         leaving="deletionTimestamp" in metadata,
+        by=unix_seconds(metadata.get("deletionTimestamp")),
         sick=bool(health.sick_devices(body)),
         restarts=sum(container.get("restartCount", 0) for container in status.get("containerStatuses") or ()),
         trouble=_trouble(status),
     )
+
+
+def overdue(pods: Iterable[PodSeen], now: float) -> tuple[list[tuple[str, str, str]], float | None]:
+    """(pod, reason, message) of pods that their node should have ended, and when (unix seconds) there will be more.
+    They are not removed by force: what runs in one may still use its device."""
+    leaving = sorted((pod for pod in pods if pod.leaving and pod.by), key=lambda pod: pod.name)
+    late = [(pod.name, OVERDUE, "told to end, and its node has not done so") for pod in leaving if pod.by + LATE <= now]
+    return late, min((pod.by + LATE for pod in leaving if pod.by + LATE > now), default=None)
 
 
 def claim_seen(body: Body) -> ClaimSeen:

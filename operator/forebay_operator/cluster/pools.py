@@ -86,7 +86,9 @@ class Pools:
         times = [plan.wake_at]
         for name, one in found.items():
             times.append(await self._keep(name, one, plan, now))
-            times.append(await self._report(one, self._look(one, plan.counts.get(name), shown), now))
+            look, due = self._look(one, plan.counts.get(name), shown, now)
+            times += [due, await self._report(one, look, now)]
+        times.append(self._told.wake_at)
         return min((at for at in times if at is not None), default=None)
 
     def _found(self, body: Body) -> _Found:
@@ -156,19 +158,25 @@ class Pools:
         self._refused[metadata["uid"]] = _Refusal(error.message, _generation(one.body), now + REFUSED)
         self._tell(one.body, Reason.PODS_REFUSED, error.message, True)
 
-    def _look(self, one: _Found, count: PoolCount | None, shown: Mapping[str, PodSeen]) -> Look:
+    def _look(
+        self, one: _Found, count: PoolCount | None, shown: Mapping[str, PodSeen], now: float
+    ) -> tuple[Look, float | None]:
+        """And when (unix seconds) it will be another though nothing happens."""
         uid = one.body["metadata"]["uid"]
         refusal = self._refused.get(uid)
-        mine = sorted((pod for pod in shown.values() if pod.owner == uid and not pod.leaving), key=lambda pod: pod.name)
-        return Look(
+        mine = sorted((pod for pod in shown.values() if pod.owner == uid), key=lambda pod: pod.name)
+        late, due = pool_view.overdue(mine, now)
+        staying = [pod for pod in mine if not pod.leaving]
+        look = Look(
             generation=_generation(one.body),
             count=count or PoolCount(),
             error=one.error or ((Reason.PODS_REFUSED, refusal.message) if refusal else None),
-            troubles=tuple((pod.name, *pod.trouble) for pod in mine if pod.trouble and not pod.ready),
-            sick=tuple(pod.name for pod in mine if pod.sick),
+            troubles=(*((pod.name, *pod.trouble) for pod in staying if pod.trouble and not pod.ready), *late),
+            sick=tuple(pod.name for pod in staying if pod.sick),
             wanted=one.pool is None or one.pool.spec.gpus_per_node != 0,
             resource=one.pool.spec.resource_name if one.pool else "",
         )
+        return look, due
 
     async def _report(self, one: _Found, look: Look, now: float) -> float | None:
         """One write, and only of what is not stored already. Returns when a failed one is due again."""

@@ -25,6 +25,11 @@ class Shelf:
     def uids(self) -> Collection[str]:
         return self._bodies.keys()
 
+    def version(self, uid: str) -> str:
+        """That is shown, empty: none."""
+        body = self._bodies.get(uid)
+        return version(body) if body is not None else ""
+
     def take(self, event: str | None, body: Body) -> bool:
         """``event`` is the watch's: ADDED, MODIFIED, DELETED, None for one of a list. Whether anything changed."""
         uid = str(body["metadata"]["uid"])

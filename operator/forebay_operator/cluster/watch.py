@@ -1,7 +1,7 @@
 """Everything of the cluster that decisions need, kept as the watches last showed it.
 
 A watch alone is not believed: kopf tells of no object that vanished while it was cut off, and a dead watch looks like
-a quiet one. So now and then the uids of all objects are listed and compared.
+a quiet one. So now and then uids and versions of all objects are listed and compared.
 """
 
 from __future__ import annotations
@@ -28,24 +28,29 @@ DEBOUNCE = 0.05
 COMPARE = 30.0
 """Seconds from comparison to comparison."""
 
+APART = 1.0
+"""At least, however much there is to doubt."""
+
 LAG = 10.0
-"""Seconds after which an object that exists and that a watch has not shown means that the watch is dead."""
+"""Seconds after which an object that a watch has not shown, or not as it is now, means that the watch is dead."""
 
 FIRST = 0.25
 """Seconds from comparison to comparison until everything was seen once."""
 
 WORKERS = "app.kubernetes.io/name=forebay,app.kubernetes.io/component=worker"
-MISSED = Counter("forebay_watch_missed_total", "Objects that vanished or appeared and no watch said so.", ["kind"])
+MISSED = Counter("forebay_watch_missed_total", "Objects that came, changed or went and no watch said so.", ["kind"])
 
 
 @dataclass(slots=True)
 class _Kept:
-    """What is known of one kind. ``missing``: uids that exist and were not shown, and since when (loop time)."""
+    """What is known of one kind. ``missing``: uids that exist and were not shown, ``behind``: those that were shown and
+    are another version by now; each since when (loop time)."""
 
     watched: Watched
     listener: Listener | None = None
     shelf: Shelf = field(default_factory=Shelf)
     missing: dict[str, float] = field(default_factory=dict)
+    behind: dict[str, float] = field(default_factory=dict)
     complete: bool = False
 
 
@@ -104,7 +109,8 @@ class Watch:
 
     def _take(self, kind: Kind, event: str | None, body: Body) -> None:
         kept = self._kept[kind]
-        kept.missing.pop(body["metadata"]["uid"], None)
+        for waiting in (kept.missing, kept.behind):  # whatever it tells, it tells something
+            waiting.pop(body["metadata"]["uid"], None)
         if event is None and self.warm.is_set():  # listed anew: something may have been missed meanwhile
             self._doubt.set()
         if kept.shelf.take(event, body):
@@ -124,7 +130,7 @@ class Watch:
         while True:
             for kind, kept in self._kept.items():
                 try:
-                    await self._api.uids(kind, kept.watched.namespace, kept.watched.selector)
+                    await self._api.versions(kind, kept.watched.namespace, kept.watched.selector)
                 except ApiError as error:
                     if known.get(kind) != str(error):
                         log.warning("cannot list yet", kind=kind.name, error=str(error))
@@ -153,10 +159,12 @@ class Watch:
         if not self.warm.is_set():
             await asyncio.sleep(FIRST)
             return
-        await asyncio.sleep(1.0)
-        lacking = any(kept.missing for kept in self._kept.values())
+        await asyncio.sleep(APART)
+        kinds = self._kept.values()
+        # Of what changes all the time some is always on its way: it is looked at once more, and not every second.
+        pause = 0.0 if any(kept.missing for kept in kinds) else LAG if any(kept.behind for kept in kinds) else COMPARE
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.0 if lacking else COMPARE):
+            async with asyncio.timeout(pause):
                 await self._doubt.wait()
         self._doubt.clear()
 
@@ -164,17 +172,25 @@ class Watch:
         """Forget what vanished unseen; begin a watch anew that shows not what there is. Raises ApiError."""
         before = frozenset(kept.shelf.uids)
         missed = MISSED.labels(kind.name)  # there before it rises, or a rate would not see the first one
-        exist = await self._api.uids(kind, kept.watched.namespace, kept.watched.selector)
-        vanished = before - exist
+        exist = await self._api.versions(kind, kept.watched.namespace, kept.watched.selector)
+        vanished = before - exist.keys()
         if vanished and kept.shelf.drop(vanished):
             missed.inc(len(vanished))
             log.warning("objects vanished unseen", kind=kind.name, count=len(vanished))
             self._soon()
         now = asyncio.get_running_loop().time()
-        kept.missing = {uid: kept.missing.get(uid, now) for uid in exist - frozenset(kept.shelf.uids)}
+        shown = {uid: kept.shelf.version(uid) for uid in exist}
+        kept.missing = {uid: kept.missing.get(uid, now) for uid, version in shown.items() if not version}
+        others = [uid for uid, version in shown.items() if version and version != exist[uid]]
+        kept.behind = {uid: kept.behind.get(uid, now) for uid in others}
         kept.complete = kept.complete or not kept.missing
-        if kept.missing and min(kept.missing.values()) + LAG <= now and kept.listener is not None:
-            missed.inc(len(kept.missing))
-            log.warning("a watch shows not what there is", kind=kind.name, count=len(kept.missing))
-            kept.missing.clear()
+        if any(since + LAG <= now for since in (*kept.missing.values(), *kept.behind.values())):
+            self._begin_anew(kind, kept)
+
+    def _begin_anew(self, kind: Kind, kept: _Kept) -> None:
+        MISSED.labels(kind.name).inc(len(kept.missing) + len(kept.behind))
+        log.warning("a watch shows not what there is", kind=kind.name, new=len(kept.missing), changed=len(kept.behind))
+        kept.missing.clear()
+        kept.behind.clear()
+        if kept.listener is not None:
             kept.listener.begin_anew()

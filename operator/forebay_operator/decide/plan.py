@@ -18,9 +18,9 @@ from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.dues import Dues, Lack
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.kv import min_tokens
-from forebay_operator.decide.ledger import held_units, room, whole
+from forebay_operator.decide.ledger import held_units, whole
 from forebay_operator.decide.order import Stages, fillers, holds, servable
-from forebay_operator.decide.place import candidates, nobody
+from forebay_operator.decide.place import candidates, nobody, rooms
 from forebay_operator.decide.pressure import Payment, Turns
 from forebay_operator.decide.scale import Scale, desired
 from forebay_operator.decide.seen import Snapshot
@@ -101,12 +101,12 @@ def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], now: float) 
 
 
 def _inspections(seen: Snapshot) -> list[Inspect]:
-    """One for every model that is not known, of any ready worker of its function's pool."""
+    """One for every model that is not known, of a ready worker of its function's pool."""
     readers: dict[tuple[str, str], str] = {}
     for function in seen.functions:
         if not function.backbone and function.failure is None and not function.inspecting:
             spec = function.function.spec
-            if (reader := min((worker.name for worker in seen.ready(spec.pool)), default=None)) is not None:
+            if (reader := function.reader(seen.ready(spec.pool))) is not None:
                 readers.setdefault((spec.model.uri, spec.model.dtype), reader)
     return [Inspect(reader, uri, dtype) for (uri, dtype), reader in readers.items()]
 
@@ -191,7 +191,7 @@ def _clear(draft: _Draft, want: Want) -> None:
     draft.add(routes.drops(draft.seen, want.backbone, frozenset()))
 
 
-def _place(seen: Snapshot, want: Want, banned: Set[str], rooms: Mapping[str, int] | None = None) -> Cut | Refusal:
+def _place(seen: Snapshot, want: Want, banned: Set[str], given: Mapping[str, int] | None = None) -> Cut | Refusal:
     workers = candidates(seen, want.backbone, banned)
     if not workers:
         if candidates(seen, want.backbone, want.outside(seen)):
@@ -205,7 +205,7 @@ def _place(seen: Snapshot, want: Want, banned: Set[str], rooms: Mapping[str, int
         max_stages=want.max_stages,
         prompt_tokens=want.prompt_tokens,
         kv_tokens=min_tokens(want.max_model_len),
-        room=rooms or {worker.name: room(seen, worker, want.backbone) for worker in workers},
+        room=given or rooms(seen, want.backbone, banned),
     )
 
 

@@ -57,9 +57,10 @@ class NodeSeen:
 @dataclass(frozen=True, slots=True)
 class PodSeen:
     """``owner``: uid of its controller; ``node``: where it must run; ``resources``: names of what it takes there;
-    ``created`` and ``ready_since``: unix seconds; ``dead``: it ended for good and its name is all that is left;
-    ``leaving``: told to end; ``sick``: its device is reported unhealthy; ``trouble``: (reason, message) of what keeps
-    it from running."""
+    ``created``: unix seconds; ``since``: those from which on it is ready, or is not; ``grace``: seconds that its worker
+    has to hand over once it is told to end; ``dead``: it ended for good and its name is all that is left; ``leaving``:
+    told to end, which should be done ``by`` (unix seconds); ``sick``: its device is reported unhealthy; ``trouble``:
+    (reason, message) of what keeps it from running."""
 
     name: str
     uid: str
@@ -69,9 +70,11 @@ class PodSeen:
     template: str
     created: float = 0.0
     ready: bool = False
-    ready_since: float = 0.0
+    since: float = 0.0
+    grace: float = 0.0
     dead: bool = False
     leaving: bool = False
+    by: float = 0.0
     sick: bool = False
     restarts: int = 0
     trouble: tuple[str, str] | None = None

@@ -24,9 +24,16 @@ class Worth:
         useless, wakes = set(), []
         for pod in seen.pods:
             load = seen.loads.get(pod.name)
-            silent_at = max(pod.ready_since, seen.began) + ATTACHING
+            silent_at = max(pod.since, seen.began) + ATTACHING
             if load is not None and load.pipelines:
-                continue  # with requests, one may miss a probe
+                # With requests, one may miss a probe; whoever misses them for longer than handing over takes will not
+                # come back, and an update would wait for it for ever. Its end begins with handing over all the same.
+                lost_at = pod.since + pod.grace
+                if not pod.ready and lost_at <= now:
+                    useless.add(pod.name)
+                elif not pod.ready:
+                    wakes.append(lost_at)
+                continue
             if pod.sick or not pod.ready or (load is None and silent_at <= now):
                 useless.add(pod.name)
             elif load is None:

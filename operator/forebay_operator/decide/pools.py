@@ -6,7 +6,8 @@ many may be down at a time, over the whole pool:
 
     maxUnavailable ≥ told to end + expected and not serving + deleted now
 
-A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. One on a node that
+A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. So does one that
+has pipelines and was not ready for as long as handing them over may take. One on a node that
 does not answer is neither counted nor touched: it may run on, and is adopted when the node is back. A node that is gone
 takes its pods along (Kubernetes removes them), and so does a pool: pods and claims are owned by it.
 """

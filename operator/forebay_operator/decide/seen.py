@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -126,7 +126,8 @@ class FunctionSeen:
 
     ``inspecting``: a worker was told to inspect its model and has not answered yet. ``previous``: its model changed,
     and this backbone, the one before, serves it until ``backbone`` can. ``trouble``: (reason, message) of what keeps
-    its model from being inspected and passes by itself. ``measured``: None where no Prometheus is asked. ``memory``:
+    its model from being inspected and passes by itself. ``vain``: workers that were asked about its model and could
+    not say what it is, and when last (unix seconds). ``measured``: None where no Prometheus is asked. ``memory``:
     what the last scaling decision left."""
 
     function: Function
@@ -137,6 +138,7 @@ class FunctionSeen:
     inspecting: bool = False
     previous: str = ""
     trouble: tuple[str, str] | None = None
+    vain: Mapping[str, float] = field(default_factory=dict)
     measured: Measured | None = None
     memory: Memory = Memory()
 
@@ -144,6 +146,11 @@ class FunctionSeen:
     def serving(self) -> str:
         """The backbone that its requests go to."""
         return self.previous or self.backbone
+
+    def reader(self, able: Iterable[WorkerSeen]) -> str | None:
+        """Which of ``able`` is to be asked about its model: one that never failed to say, or else failed longest ago.
+        Its node may be broken, or its way to the source."""
+        return min((worker.name for worker in able), key=lambda name: (self.vain.get(name, 0.0), name), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +161,21 @@ class Book:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class Able:
+    """Who may serve a backbone, the preferred first, and the bytes that each could still give to it, by name."""
+
+    workers: tuple[WorkerSeen, ...]
+    rooms: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All that a decision may know. ``next_epoch`` is above everything reported. ``pools``: those that exist, None
     where there is no such thing. ``turns``: what the pass before left.
 
-    Without slots, because what is asked over and over is worked out once: see the cached properties."""
+    Without slots, because what is asked over and over is worked out once: see the cached properties. A snapshot that
+    follows from another one takes over what is the same in it."""
 
     functions: tuple[FunctionSeen, ...]
     backbones: Mapping[str, BackboneSeen]
@@ -169,10 +185,56 @@ class Snapshot:
     pools: frozenset[str] | None = None
     turns: Turns = field(default_factory=Turns)
 
+    def with_worker(self, name: str, change: Callable[[WorkerSeen], WorkerSeen]) -> Snapshot:
+        """With one that is ``change``d; as it is, if there is none of this ``name``."""
+        if name not in self.places:
+            return self
+        place = self.places[name]
+        workers = (*self.workers[:place], change(self.workers[place]), *self.workers[place + 1 :])
+        after = replace(self, workers=workers)
+        self._hand_on(after, "places", "by_backbone", "by_worker", "served")
+        after.books.update(self.books)  # each says which worker it is of
+        return after
+
+    def with_pipelines(
+        self, pipelines: tuple[PipelineSeen, ...], touched: Sequence[PipelineSeen], next_epoch: Epoch | None = None
+    ) -> Snapshot:
+        """With these instead of those it has; ``touched``: all in which the two differ."""
+        after = replace(self, pipelines=pipelines, next_epoch=next_epoch or self.next_epoch)
+        self._hand_on(after, "places", "named", "holders", "_ready")
+        after.books.update(self.books)
+        for name in {stage.worker for pipeline in touched for stage in pipeline.stages}:
+            after.books.pop(name, None)
+        if "served" in self.__dict__:
+            self._follow(after, touched)
+        return after
+
+    def _follow(self, after: Snapshot, touched: Sequence[PipelineSeen]) -> None:
+        """What workers serve ``after`` some pipelines changed: hardly any of them another than before."""
+        now = {pipeline.epoch: pipeline for pipeline in after.pipelines}
+        names = {stage.worker for pipeline in touched for stage in pipeline.stages}
+        mine = {name: _following(self.by_worker.get(name, ()), touched, now, name) for name in names}
+        after.__dict__["by_worker"] = {**self.by_worker, **mine}
+        after.__dict__["served"] = {**self.served, **{name: _backbones(found) for name, found in mine.items()}}
+
+    def _hand_on(self, after: Snapshot, *names: str) -> None:
+        """What is worked out already."""
+        after.__dict__.update({name: self.__dict__[name] for name in names if name in self.__dict__})
+
     @cached_property
     def books(self) -> dict[str, tuple[WorkerSeen, Book]]:
         """By worker, as far as somebody asked: see `ledger`."""
         return {}
+
+    @cached_property
+    def able(self) -> dict[tuple[str, frozenset[str]], Able]:
+        """By backbone and the workers that it may not have, as far as somebody asked: see `place`."""
+        return {}
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Of workers, by name."""
+        return {worker.name: place for place, worker in enumerate(self.workers)}
 
     @cached_property
     def named(self) -> Mapping[str, WorkerSeen]:
@@ -197,6 +259,11 @@ class Snapshot:
         return {worker: tuple(pipelines.values()) for worker, pipelines in found.items()}
 
     @cached_property
+    def served(self) -> Mapping[str, frozenset[str]]:
+        """The backbones of which each worker has pipelines, where it has some."""
+        return {worker: _backbones(pipelines) for worker, pipelines in self.by_worker.items()}
+
+    @cached_property
     def holders(self) -> Mapping[str, tuple[WorkerSeen, ...]]:
         """The workers that hold something of each backbone that is held, or were told to."""
         found: dict[str, list[WorkerSeen]] = {}
@@ -214,3 +281,16 @@ class Snapshot:
     @cached_property
     def _ready(self) -> dict[str, tuple[WorkerSeen, ...]]:
         return {}
+
+
+def _backbones(pipelines: Iterable[PipelineSeen]) -> frozenset[str]:
+    return frozenset(pipeline.backbone for pipeline in pipelines)
+
+
+def _following(
+    before: Iterable[PipelineSeen], touched: Iterable[PipelineSeen], now: Mapping[Epoch, PipelineSeen], worker: str
+) -> tuple[PipelineSeen, ...]:
+    """The pipelines of ``worker`` as they are ``now``. None moves from worker to worker."""
+    new = [each.epoch for each in touched if any(stage.worker == worker for stage in each.stages)]
+    epochs = dict.fromkeys([*(each.epoch for each in before), *new])
+    return tuple(now[epoch] for epoch in epochs if epoch in now)
