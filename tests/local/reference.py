@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 COIN_TOSS = 1e-4
 """Two best logits nearer than this may change places by rounding alone."""
+
+PROMPTS = [
+    "A mill",
+    "The river runs past the old mill and on to the sea, and nobody knows how long it has done so. " * 3,
+    "One two three four five six seven",
+    "def turbine(flow, head):\n    return",
+]
+"""Of mixed lengths."""
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One thread: workers compute on the same cores, and a team waits for whoever of it has none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass
@@ -54,7 +75,7 @@ class Reference:
             )["input_ids"]
         else:
             ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
-        with torch.inference_mode():
+        with torch.inference_mode(), _alone():
             made = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),

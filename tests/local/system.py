@@ -109,6 +109,21 @@ class System:
 
         return await self.until(holds, f"{workers} workers prepared for {functions} functions")
 
+    async def to_zero(self, file: Path) -> None:
+        """Pin the one function of ``file`` to zero and back: nothing is held, and the next request is cold."""
+        (body,) = yaml.safe_load_all(file.read_text())
+        write(file, {**body, "spec": {**body["spec"], "replicas": 0}})
+        await self.until(
+            lambda seen: (
+                seen["functions"][0]["state"] == "Suspended"
+                and not seen["pipelines"]
+                and not any(worker["holds"] for worker in seen["workers"])
+            ),
+            "pinned to zero",
+        )
+        write(file, body)
+        await self.until(lambda seen: seen["functions"][0]["state"] == "Idle", "unpinned")
+
     def children(self) -> list[psutil.Process]:
         """Every process of this system that lives now."""
         found: list[psutil.Process] = []
@@ -134,7 +149,7 @@ class System:
         self.processes[name] = process
         return process
 
-    def stop(self, name: str, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
+    def stop(self, name: str, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         """Signal one process and wait for its end; its exit status."""
         process = self.processes.pop(name)
         process.send_signal(number)
@@ -146,7 +161,7 @@ class System:
             raise AssertionError(f"{name} did not end within {timeout:.0f} s of signal {number}") from None
 
 
-def wait_for(holds: Callable[[], object], what: str, timeout: float = 30.0) -> None:
+def wait_for(holds: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Poll something outside the operator's view."""
     end = time.monotonic() + timeout
     while not holds():
@@ -185,7 +200,7 @@ def running(
         left = system.children()
         for name in list(system.processes):
             system.stop(name)
-        _, alive = psutil.wait_procs(left, timeout=10)
+        _, alive = psutil.wait_procs(left, timeout=PATIENCE)
         for process in alive:
             process.kill()
         assert not alive, f"left running: {alive}"

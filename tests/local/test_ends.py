@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local.system import System, function, running, wait_for, write
+from local.system import PATIENCE, System, function, running, wait_for, write
 
 
 @pytest.fixture
@@ -20,17 +20,21 @@ def sockets(system: System) -> list[Path]:
     return [path for path in system.state.folder.rglob("*") if path.is_socket()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_everything(tmp_path: Path, file: Path, number: signal.Signals) -> None:
+async def ends(system: System, number: signal.Signals) -> None:
+    """It does so by itself, at this signal, and nothing is left."""
+    await system.ready(2)
+    processes = system.children()
+    assert len(processes) >= 4, "up, zygote and two workers"
+    assert sockets(system)
+    assert system.stop("up", number) == 0
+    wait_for(lambda: not [each for each in processes if each.is_running()], "every process has ended")
+    assert sockets(system) == []
+    assert sorted(path.name for path in system.state.folder.glob("*.json")) == []
+
+
+async def test_a_signal_ends_everything(tmp_path: Path, file: Path) -> None:
     with running(tmp_path / "state", [file], workers=2) as system:
-        await system.ready(2)
-        processes = system.children()
-        assert len(processes) >= 4, "up, zygote and two workers"
-        assert sockets(system)
-        assert system.stop("up", number) == 0
-        wait_for(lambda: not [each for each in processes if each.is_running()], "every process has ended")
-        assert sockets(system) == []
-        assert sorted(path.name for path in system.state.folder.glob("*.json")) == []
+        await ends(system, signal.SIGINT)
 
 
 async def test_workers_end_when_up_is_killed(tmp_path: Path, file: Path) -> None:
@@ -38,8 +42,8 @@ async def test_workers_end_when_up_is_killed(tmp_path: Path, file: Path) -> None
         await system.ready(2)
         processes = system.children()
         system.stop("up", signal.SIGKILL)
-        _, alive = psutil.wait_procs(processes, timeout=20)
+        _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
         assert alive == []
-    # What was left behind does not hinder the next start.
-    with running(tmp_path / "state", [file], workers=1) as system:
-        await system.ready(1)
+    # What was left behind does not hinder the next start, nor its end.
+    with running(tmp_path / "state", [file], workers=2) as system:
+        await ends(system, signal.SIGTERM)

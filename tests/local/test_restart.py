@@ -12,17 +12,21 @@ import pytest
 
 from forebay_cli.state import NothingRuns, State
 from local.reference import Reference
-from local.system import System, chat, free_port, function, pieces, wait_for, write
+from local.system import PATIENCE, System, chat, free_port, function, pieces, wait_for, write
 
 PROMPT = "A short list of rivers:"
 TOKENS = 64
 
 
-@pytest.fixture
-def alone(tmp_path: Path, smollm2: Path) -> Iterator[System]:
-    """Operator, gateway and two workers, each started alone."""
-    file = write(tmp_path / "functions.yaml", function("smollm2", smollm2))
-    system = System(State(tmp_path / "state"), free_port())
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    return write(tmp_path_factory.mktemp("restart") / "functions.yaml", function("smollm2", smollm2))
+
+
+@pytest.fixture(scope="module")
+def system(file: Path) -> Iterator[System]:
+    """Operator, gateway and two workers, each started alone. A test finds them as the one before left them."""
+    system = System(State(file.parent / "state"), free_port())
     start_operator(system, file)
     system.start("gateway", "gateway", "--port", str(system.port))
     system.start("workers", "worker", "--count", "2", "--device", "cpu", "--link-rate", "300MB/s")
@@ -34,7 +38,7 @@ def alone(tmp_path: Path, smollm2: Path) -> Iterator[System]:
         for name in ("gateway", "workers", "operator"):
             if name in system.processes:
                 system.stop(name)
-        _, alive = psutil.wait_procs(left, timeout=10)
+        _, alive = psutil.wait_procs(left, timeout=PATIENCE)
         for process in alive:
             process.kill()
         assert not alive
@@ -53,8 +57,22 @@ def start_operator(system: System, file: Path) -> None:
     system.start("operator", "operator", "-f", str(file), "--gateway-url", url)
 
 
-async def test_operator_and_gateway_are_killed(alone: System, tmp_path: Path, real: Reference) -> None:
-    system, file = alone, tmp_path / "functions.yaml"
+async def test_the_operator_is_killed_while_units_are_on_their_way(system: System, file: Path, real: Reference) -> None:
+    seen = await system.ready(2)
+    pids = {worker["name"]: worker["pid"] for worker in seen["workers"]}
+    (model,) = seen["models"]
+    async with system.client() as client:
+        asking = asyncio.create_task(chat(client, "smollm2", "Say yes.", max_tokens=4))
+        await system.until(lambda seen: any(worker["loading"] for worker in seen["workers"]), "units on their way")
+        system.stop("operator", signal.SIGKILL)
+        start_operator(system, file)
+        real.check(await asking, "Say yes.", 4, chat=True)
+    seen = await system.until(lambda seen: seen["functions"] and seen["functions"][0]["state"] == "Serving", "one")
+    assert {worker["name"]: worker["pid"] for worker in seen["workers"]} == pids
+    assert all(worker["bytesRead"] <= model["totalBytes"] for worker in seen["workers"]), "nothing is read twice"
+
+
+async def test_operator_and_gateway_are_killed(system: System, file: Path, real: Reference) -> None:
     await system.ready(2)
     async with system.client() as client:
         # In flight while the operator dies.
@@ -96,29 +114,17 @@ async def answering(system: System) -> str:
     return str(seen["previous"] or seen["backbone"])
 
 
-async def test_killed_while_loading_and_then_the_model_changes(
-    alone: System, tmp_path: Path, real: Reference, tiny: Callable[[str], Path]
+async def test_requests_are_answered_all_through_a_change_of_the_model(
+    system: System, file: Path, tiny: Callable[[str], Path]
 ) -> None:
-    system, file = alone, tmp_path / "functions.yaml"
-    seen = await system.ready(2)
-    pids = {worker["name"]: worker["pid"] for worker in seen["workers"]}
-    (model,) = seen["models"]
+    """By the old one, then by the new one."""
+    (model,) = (await system.ready(2))["models"]
+    write(file, function("smollm2", tiny("llama")))
     async with system.client() as client:
-        asking = asyncio.create_task(chat(client, "smollm2", "Say yes.", max_tokens=4))
-        await system.until(lambda seen: any(worker["loading"] for worker in seen["workers"]), "units on their way")
-        system.stop("operator", signal.SIGKILL)
-        start_operator(system, file)
-        real.check(await asking, "Say yes.", 4, chat=True)
-        seen = await system.until(lambda seen: seen["functions"] and seen["functions"][0]["state"] == "Serving", "one")
-        assert {worker["name"]: worker["pid"] for worker in seen["workers"]} == pids
-        assert all(worker["bytesRead"] <= model["totalBytes"] for worker in seen["workers"]), "nothing is read twice"
-
-        # Requests are answered all through a change of the model: by the old one, then by the new one.
-        write(file, function("smollm2", tiny("llama")))
         while (new := await answering(system)) in ("", model["backbone"]):
             assert await chat(client, "smollm2", "Say no.", max_tokens=4)
-        seen = await system.until(
-            lambda seen: all(set(worker["holds"]) <= {new} for worker in seen["workers"]),
-            "the old one is gone",
-        )
-        assert new not in [start["backbone"] for start in seen["coldStarts"]], "nobody waited for it"
+    seen = await system.until(
+        lambda seen: all(set(worker["holds"]) <= {new} for worker in seen["workers"]),
+        "the old one is gone",
+    )
+    assert new not in [start["backbone"] for start in seen["coldStarts"]], "nobody waited for it"
