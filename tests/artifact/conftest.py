@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -27,6 +28,16 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def bucket(s3: str) -> Iterator[Any]:
+    """A client of it: making one takes longer than most of what tests ask."""
+    client = boto3.client(
+        "s3", endpoint_url=s3, aws_access_key_id=S3_ID, aws_secret_access_key=S3_SECRET, region_name="us-east-1"
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return Tls.make(tmp_path_factory.mktemp("tls"))
 
@@ -41,12 +52,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def world(cache: Path, s3: str, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sources]:
+def world(cache: Path, s3: str, bucket: Any, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sources]:
     """All three sources, empty, and an environment in which they are found."""
-    client = boto3.client(
-        "s3", endpoint_url=s3, aws_access_key_id=S3_ID, aws_secret_access_key=S3_SECRET, region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="bucket")
+    bucket.create_bucket(Bucket="bucket")
     hub, web = HubServer(), FileServer(tls)
     for name, value in {
         "FOREBAY_HF_ENDPOINT": hub.url,
@@ -57,13 +65,12 @@ def world(cache: Path, s3: str, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setenv(name, value)
     for name in ("HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    yield Sources(hub, web, lambda key, body: client.put_object(Bucket="bucket", Key=key, Body=body))
+    yield Sources(hub, web, lambda key, body: bucket.put_object(Bucket="bucket", Key=key, Body=body))
     hub.close()
     web.close()
-    for item in client.list_objects_v2(Bucket="bucket").get("Contents", []):
-        client.delete_object(Bucket="bucket", Key=item["Key"])
-    client.delete_bucket(Bucket="bucket")
-    client.close()
+    for item in bucket.list_objects_v2(Bucket="bucket").get("Contents", []):
+        bucket.delete_object(Bucket="bucket", Key=item["Key"])
+    bucket.delete_bucket(Bucket="bucket")
 
 
 @pytest.fixture
