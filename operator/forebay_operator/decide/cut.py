@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest, nsmallest
 from itertools import pairwise, permutations
 from math import inf
 
@@ -27,6 +28,7 @@ from forebay_operator.decide.steps import Prediction
 
 # A further stage must pay: the fewest stages whose first token comes within this share of the best are taken.
 MARGIN = 0.03
+NOTHING = HoldingSeen()
 # Up to here every order of every selection of workers is tried.
 EXHAUSTIVE = 4
 
@@ -71,7 +73,7 @@ def compute_seconds(model: Model, costs: Costs, prompt_tokens: int) -> tuple[flo
 
 def effective_rates(links: Sequence[Link]) -> tuple[float, ...]:
     """Bytes per second of each link while all of them load. A rate of 0 is unknown, and taken for no limit."""
-    sharing = Counter(link.bucket for link in links)
+    sharing = Counter([link.bucket for link in links if link.bucket])
     return tuple(
         min(link.rate or inf, link.bucket_rate / sharing[link.bucket] if link.bucket else inf) for link in links
     )
@@ -135,13 +137,15 @@ def best_cut(
     ``candidates`` come preferred first, which decides between equals. ``room``: bytes each may give to units it lacks
     and to KV of ``kv_tokens`` (default: its memory less what it holds of this model). A segment that does not fit with
     its KV is not considered; a `Refusal` says what is short when none fits."""
-    sites = [_site(model, worker, kv_tokens, room) for worker in candidates]
+    sites = _sites(model, candidates, kv_tokens, room)
     table = _Table(model, costs, prompt_tokens, kv_tokens)
     best: list[tuple[float, tuple[Stage, ...]]] = []
     if _hopeless(model, sites, max_stages, kv_tokens):
         return _refusal(model, sites, max_stages, kv_tokens)
-    for count in range(1, min(max_stages, len(sites), len(model.units)) + 1):
-        found = [table.solve(order) for order in orders(sites, count)]
+    most = min(max_stages, len(sites), len(model.units))
+    grouped = _Sites(sites, most)
+    for count in range(1, most + 1):
+        found = [table.solve(order) for order in orders(grouped, count)]
         fitting = [entry for entry in found if entry is not None]
         if fitting:
             best.append(min(fitting, key=lambda entry: entry[0]))
@@ -156,16 +160,18 @@ def best_cut(
 Kind = tuple[str, Link, frozenset[int], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: there are many, and a frozen one takes thrice as long to make
 class _Site:
-    """A candidate as the search sees it. ``room`` is capped at what the whole model needs, so that ampleness is
-    equal."""
+    """A candidate as the search sees it, one object for each. ``room`` is capped at what the whole model needs, so that
+    ampleness is equal; ``held``: bytes of what is resident. ``rate``: of its link, while all of them load."""
 
     worker: str
     node: str
     link: Link
     resident: frozenset[int]
+    held: int
     room: int
+    rate: float
 
     @property
     def kind(self) -> Kind:
@@ -173,30 +179,53 @@ class _Site:
         return self.node, self.link, self.resident, self.room
 
 
-def _site(model: Model, worker: WorkerSeen, kv_tokens: int, room: Mapping[str, int] | None) -> _Site:
-    resident = worker.holdings.get(model.backbone, HoldingSeen()).resident
-    held = sum(model.units[unit].resident_bytes for unit in resident)
-    free = worker.memory - held if room is None else room[worker.name]
-    return _Site(
-        worker.name, worker.node, worker.link, resident, min(free, model.resident_bytes + _kv_bytes(model, kv_tokens))
-    )
+class _Sites:
+    """All candidates, the preferred first, by node, and the fastest first; as many of each as there may be stages."""
+
+    def __init__(self, sites: Sequence[_Site], most: int) -> None:
+        self.all = sites
+        self.fastest = nsmallest(most, sites, key=lambda site: -site.rate)
+        self.nodes: dict[str, list[_Site]] = {}
+        for site in sites:
+            self.nodes.setdefault(site.node, []).append(site)
+        self._kinds: dict[Kind, int] = {}
+        self._numbers: dict[_Site, int] = {}
+
+    def kind(self, site: _Site) -> int:
+        """A number for each kind: they are compared often."""
+        if site not in self._numbers:
+            self._numbers[site] = self._kinds.setdefault(site.kind, len(self._kinds))
+        return self._numbers[site]
+
+
+def _sites(
+    model: Model, candidates: Sequence[WorkerSeen], kv_tokens: int, room: Mapping[str, int] | None
+) -> tuple[_Site, ...]:
+    most = model.resident_bytes + _kv_bytes(model, kv_tokens)
+    found = []
+    for worker, rate in zip(candidates, effective_rates([worker.link for worker in candidates]), strict=True):
+        resident = worker.holdings.get(model.backbone, NOTHING).resident
+        held = sum(model.units[unit].resident_bytes for unit in resident) if resident else 0
+        free = min(worker.memory - held if room is None else room[worker.name], most)
+        found.append(_Site(worker.name, worker.node, worker.link, resident, held, free, rate))
+    return tuple(found)
 
 
 def _kv_bytes(model: Model, tokens: int) -> int:
     return model.layers * tokens * model.kv_bytes_per_token_per_layer
 
 
-def orders(sites: Sequence[_Site], count: int) -> Iterator[tuple[_Site, ...]]:
+def orders(sites: _Sites, count: int) -> Iterator[tuple[_Site, ...]]:
     """Selections of ``count`` sites in an order, one of each kind, the preferred first. Up to `EXHAUSTIVE` sites: all.
 
     Beyond: the ``count`` most preferred, of all and of each node, and the ``count`` fastest, each in the given order,
     slowest first (a later stage has more time to load), fastest first, and by the first unit that is held (survivors
     keep their places)."""
-    tried: set[tuple[Kind, ...]] = set()
-    ordered = permutations(sites, count) if len(sites) <= EXHAUSTIVE else _likely(sites, count)
+    tried: set[tuple[int, ...]] = set()
+    ordered = permutations(sites.all, count) if len(sites.all) <= EXHAUSTIVE else _likely(sites, count)
     # The nearest first, since of equals the first is taken: a hop that hides behind loading is felt at every token.
     for order in sorted(ordered, key=_far_hops):
-        kinds = tuple(site.kind for site in order)
+        kinds = tuple([sites.kind(site) for site in order])
         if kinds not in tried:
             tried.add(kinds)
             yield order
@@ -206,16 +235,12 @@ def _far_hops(order: Sequence[_Site]) -> int:
     return sum(site.node != following.node for site, following in pairwise(order))
 
 
-def _likely(sites: Sequence[_Site], count: int) -> Iterator[tuple[_Site, ...]]:
-    rates = dict(zip(sites, effective_rates([site.link for site in sites]), strict=True))
-    nodes = [
-        [site for site in sites if site.node == node][:count] for node in dict.fromkeys(site.node for site in sites)
-    ]
-    near = [chosen for chosen in nodes if len(chosen) == count]
-    for chosen in (sites[:count], *near, sorted(sites, key=lambda site: -rates[site])[:count]):
+def _likely(sites: _Sites, count: int) -> Iterator[tuple[_Site, ...]]:
+    near = [chosen[:count] for chosen in sites.nodes.values() if len(chosen) >= count]
+    for chosen in (sites.all[:count], *near, sites.fastest[:count]):
         yield tuple(chosen)
-        yield tuple(sorted(chosen, key=lambda site: rates[site]))
-        yield tuple(sorted(chosen, key=lambda site: -rates[site]))
+        yield tuple(sorted(chosen, key=lambda site: site.rate))
+        yield tuple(sorted(chosen, key=lambda site: -site.rate))
         yield tuple(sorted(chosen, key=lambda site: min(site.resident, default=inf)))
 
 
@@ -276,37 +301,38 @@ class _Table:
 
     def _extend(self, arrivals: Sequence[float], landed: Sequence[float], site: _Site, rate: float) -> _Front:
         """The front after one more stage on ``site``, for every place where that may begin and end."""
-        count, compute = len(self._units), self._compute
-        front = _Front([inf] * count, [inf] * count, [0] * count)
+        count, compute, soonest = len(self._units), self._compute, self._soonest
+        finish, latest_of, first = [inf] * count, [inf] * count, [0] * count
         seconds = [0.0 if u.index in site.resident else u.link_bytes / rate for u in self._units]
         taken = [self._kv[u.index] + (0 if u.index in site.resident else u.resident_bytes) for u in self._units]
         for begin in range(count):
             done, room = arrivals[begin], site.room
             if done == inf:
                 continue
-            queued = 0.0
+            queued, before = 0.0, landed[begin]
             # The embedding is loaded after the layers: it is not waited for, but it must land.
             aside = seconds[0] if begin == 0 else 0.0
-            for unit in range(begin, count):
+            for unit in range(begin, count):  # most of what a search costs: comparisons instead of calls
                 room -= taken[unit]
                 if room < 0:
                     break
                 if unit:
                     queued += seconds[unit]
-                    done = max(done, queued) + compute[unit]
-                    if done >= self._soonest:
+                    done = (queued if queued > done else done) + compute[unit]
+                    if done >= soonest:
                         break
-                latest = max(landed[begin], queued + aside)
-                if (done, latest) < (front.finish[unit], front.landed[unit]):
-                    front.finish[unit], front.landed[unit], front.first[unit] = done, latest, begin
-        return front
+                if done > finish[unit]:
+                    continue
+                latest = queued + aside if queued + aside > before else before
+                if done < finish[unit] or latest < latest_of[unit]:
+                    finish[unit], latest_of[unit], first[unit] = done, latest, begin
+        return _Front(finish, latest_of, first)
 
 
 def _hopeless(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> bool:
     """Whether the roomiest sites together have less than all units and their KV take: then no cut is looked for."""
-    held = (sum(model.units[unit].resident_bytes for unit in site.resident) for site in sites)
-    most = sorted((max(site.room, 0) + kept for site, kept in zip(sites, held, strict=True)), reverse=True)
-    return sum(most[:max_stages]) < model.resident_bytes + _kv_bytes(model, kv_tokens)
+    most = nlargest(max_stages, (max(site.room, 0) + site.held for site in sites))
+    return sum(most) < model.resident_bytes + _kv_bytes(model, kv_tokens)
 
 
 def _refusal(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> Refusal:

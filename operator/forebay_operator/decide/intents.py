@@ -27,7 +27,7 @@ def _after(seen: Snapshot, step: Step) -> Snapshot:
         case Inspect():
             return replace(seen, functions=tuple(_inspecting(function, step) for function in seen.functions))
         case Prepare():
-            return _with_worker(seen, step.worker, lambda worker: _preparing(worker, step))
+            return seen.with_worker(step.worker, lambda worker: _preparing(worker, step))
         case Hold():
             return _with_holding(seen, step.worker, step.backbone, lambda held: _holding(held, step))
         case Drop():
@@ -35,8 +35,14 @@ def _after(seen: Snapshot, step: Step) -> Snapshot:
         case Form():
             return _with_pipeline(seen, step)
         case Drain():
-            return replace(seen, pipelines=tuple(_draining(pipeline, step) for pipeline in seen.pipelines))
-    return replace(seen, pipelines=tuple(pipeline for pipeline in seen.pipelines if pipeline.epoch != step.epoch))
+            pipelines = tuple(_draining(pipeline, step) for pipeline in seen.pipelines)
+            return seen.with_pipelines(pipelines, _of_epoch(seen, step.epoch))
+    pipelines = tuple(pipeline for pipeline in seen.pipelines if pipeline.epoch != step.epoch)
+    return seen.with_pipelines(pipelines, _of_epoch(seen, step.epoch))
+
+
+def _of_epoch(seen: Snapshot, epoch: Epoch) -> list[PipelineSeen]:
+    return [pipeline for pipeline in seen.pipelines if pipeline.epoch == epoch]
 
 
 def settled(seen: Snapshot, step: Step) -> bool:
@@ -99,18 +105,13 @@ def _with_pipeline(seen: Snapshot, step: Form) -> Snapshot:
         return seen
     formed = PipelineSeen(step.epoch, step.backbone, step.stages, PipelinePhase.FORMED, kv_blocks=step.kv_blocks)
     following = Epoch(step.epoch.term, step.epoch.counter + 1)
-    return replace(seen, pipelines=(*seen.pipelines, formed), next_epoch=max(seen.next_epoch, following))
+    return seen.with_pipelines((*seen.pipelines, formed), [formed], max(seen.next_epoch, following))
 
 
 def _draining(pipeline: PipelineSeen, step: Drain) -> PipelineSeen:
     if pipeline.epoch != step.epoch or pipeline.phase is not PipelinePhase.FORMED:
         return pipeline
     return replace(pipeline, phase=PipelinePhase.DRAINING)
-
-
-def _with_worker(seen: Snapshot, name: str, change: Callable[[WorkerSeen], WorkerSeen]) -> Snapshot:
-    workers = tuple(change(worker) if worker.name == name else worker for worker in seen.workers)
-    return replace(seen, workers=workers)
 
 
 def _with_holding(
@@ -121,4 +122,4 @@ def _with_holding(
         held = change(holdings.get(backbone))
         return worker if held is None else replace(worker, holdings={**holdings, backbone: held})
 
-    return _with_worker(seen, name, changed)
+    return seen.with_worker(name, changed)

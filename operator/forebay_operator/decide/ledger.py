@@ -35,9 +35,9 @@ def whole(model: Model, worker: str) -> Stage:
     return Stage(worker, 0, len(model.units) - 1)
 
 
-def held_units(held: HoldingSeen | None) -> frozenset[int]:
+def held_units(held: HoldingSeen) -> frozenset[int]:
     """Resident or ordered."""
-    return held.resident.union(held.order) if held else frozenset()
+    return held.resident.union(held.order) if held.order else held.resident
 
 
 def book(seen: Snapshot, worker: WorkerSeen) -> Book:

@@ -30,6 +30,8 @@ def ticked(memory: Memory, now: float, current: int) -> Memory:
 def rated(scale: Scale, memory: Memory, scaling: Scaling) -> Scale:
     """Within a tick no further up and down than the rates allow. What was decided already may stay."""
     base = memory.tick_base
+    if scale.desired == base:
+        return scale
     most = max(ceil(max(base, 1) * scaling.max_scale_up_rate), memory.last or 0)
     least = min(floor(base / scaling.max_scale_down_rate), most)
     if scale.desired > most:

@@ -7,11 +7,12 @@ After the second round of that rotation every unit has two holders: fewer stages
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from itertools import islice
 
 from forebay_api.model import Stage
 from forebay_operator.decide.kv import min_tokens
 from forebay_operator.decide.ledger import alone, held_units, room, stage_kv_bytes, unit_bytes, whole
-from forebay_operator.decide.place import candidates, complete
+from forebay_operator.decide.place import NOTHING, candidates, complete
 from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Hold
 from forebay_operator.decide.want import Want
@@ -37,11 +38,11 @@ def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: S
     segments: dict[str, list[Stage]] = {name: [] for name in filling}
     for stage in (stage for stages in pipelines for stage in stages):
         segments.setdefault(stage.worker, []).append(stage)
-    for worker in seen.workers if segments else ():
-        held = worker.holdings.get(backbone, HoldingSeen())
-        own = segments.get(worker.name, [])
-        if worker.name in segments and worker.ready and not held.error and not held.leaving:
-            hold = _hold(worker.name, backbone, pipelines, own, worker.name in filling)
+    there = [seen.places[name] for name in segments if name in seen.places]
+    for worker in (seen.workers[place] for place in sorted(there)):
+        held = worker.holdings.get(backbone, NOTHING)
+        if worker.ready and not held.error and not held.leaving:
+            hold = _hold(worker.name, backbone, pipelines, segments[worker.name], worker.name in filling)
             if _differs(hold, held):
                 found.append(hold)
     return tuple(found)
@@ -73,20 +74,27 @@ def fillers(
         return frozenset()
     able = candidates(seen, want.backbone, banned)
     size = len(seen.backbones[want.backbone].model.units)
-    fitting = [worker for worker in able if worker.name not in full and _fits(seen, want, worker, planned)]
-    told = {worker.name for worker in able if len(held_units(worker.holdings.get(want.backbone))) == size}
+    holders = seen.holders.get(want.backbone, ())
+    told = {worker.name for worker in holders if len(held_units(worker.holdings[want.backbone])) == size}
     places = {stage.worker: -place for stages in reversed(pipelines) for place, stage in enumerate(stages)}
-    involved = [worker.name for worker in fitting if worker.name in told or worker.name in places]
+    involved = [
+        worker.name
+        for worker in able
+        if (worker.name in told or worker.name in places)
+        and worker.name not in full
+        and _fits(seen, want, worker, planned)
+    ]
     involved.sort(key=lambda name: (name not in told, places.get(name, 1), name))
     chosen = involved[: max(want.limit - len(full), 0)]
     lacking = want.desired - len(full) - len(chosen)
     if any(servable(seen, want.backbone, stages) for stages in pipelines):
-        chosen += [worker.name for worker in fitting if worker.name not in involved][: max(lacking, 0)]
+        others = (w for w in able if w.name not in full and w.name not in told and w.name not in places)
+        chosen += islice((w.name for w in others if _fits(seen, want, w, planned)), max(lacking, 0))
     return frozenset(chosen)
 
 
 def _held(worker: WorkerSeen, backbone: str) -> HoldingSeen:
-    return worker.holdings.get(backbone, HoldingSeen())
+    return worker.holdings.get(backbone, NOTHING)
 
 
 def servable(seen: Snapshot, backbone: str, stages: Stages) -> bool:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from operator import itemgetter
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide.cut import Refusal
 from forebay_operator.decide.ledger import room, unit_bytes
-from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
+from forebay_operator.decide.seen import Able, HoldingSeen, Snapshot, WorkerSeen
 
 NOTHING = HoldingSeen()
+NONE = frozenset[str]()
 
 
 def candidates(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> tuple[WorkerSeen, ...]:
     """Ready workers that may load ``backbone``: first those that hold most of it, then with most room, then busy with
     the fewest other backbones, then by name. Not those that just drop it, nor those where loading it failed."""
-    model = seen.backbones[backbone].model
+    return _able(seen, backbone, banned).workers
 
-    def rank(worker: WorkerSeen) -> tuple[int, int, int, str]:
-        held = unit_bytes(model, worker.holdings.get(backbone, NOTHING).resident)
-        return -held, -room(seen, worker, backbone), _others(seen, worker, backbone), worker.name
 
-    return tuple(sorted((w for w in seen.workers if usable(seen, backbone, w, banned)), key=rank))
+def rooms(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> Mapping[str, int]:
+    """Bytes that each candidate could still give, as `ledger.room` has it."""
+    return _able(seen, backbone, banned).rooms
+
+
+def _able(seen: Snapshot, backbone: str, banned: Set[str]) -> Able:
+    """Worked out once for each backbone of a snapshot."""
+    asked = backbone, frozenset(banned)
+    if asked not in seen.able:
+        model = seen.backbones[backbone].model
+        ranked = []
+        for worker in seen.workers:
+            if usable(seen, backbone, worker, banned):
+                held = unit_bytes(model, worker.holdings[backbone].resident) if backbone in worker.holdings else 0
+                free = room(seen, worker, backbone)
+                ranked.append((-held, -free, _others(seen, worker, backbone), worker.name, worker))
+        ranked.sort(key=itemgetter(0, 1, 2, 3))
+        seen.able[asked] = Able(tuple(each[4] for each in ranked), {each[3]: -each[1] for each in ranked})
+    return seen.able[asked]
 
 
 def complete(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> tuple[str, ...]:
@@ -36,9 +53,11 @@ def complete(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> t
 
 def usable(seen: Snapshot, backbone: str, worker: WorkerSeen, banned: Set[str]) -> bool:
     """Whether ``worker`` is a candidate."""
-    held = worker.holdings.get(backbone, NOTHING)
+    held = worker.holdings.get(backbone)
+    if not worker.ready or worker.name in banned or held is None:
+        return worker.ready and worker.name not in banned
     failed = bool(held.error) and len(held.resident) < len(seen.backbones[backbone].model.units)
-    return worker.ready and worker.name not in banned and not held.leaving and not failed
+    return not held.leaving and not failed
 
 
 def nobody(seen: Snapshot, backbone: str) -> Refusal:
@@ -52,4 +71,5 @@ def nobody(seen: Snapshot, backbone: str) -> Refusal:
 
 def _others(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
     """Backbones other than ``backbone`` that ``worker`` serves."""
-    return len({pipeline.backbone for pipeline in seen.by_worker.get(worker.name, ()) if pipeline.backbone != backbone})
+    served = seen.served.get(worker.name, NONE)
+    return len(served) - (backbone in served)

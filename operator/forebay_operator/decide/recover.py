@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import repeat
+from operator import is_
 
 from forebay_api.model import Stage
 from forebay_operator.decide.ledger import held_units
@@ -18,9 +20,14 @@ from forebay_operator.decide.seen import PipelinePhase, PipelineSeen, Snapshot, 
 def broken(seen: Snapshot, pipeline: PipelineSeen) -> bool:
     """Whether nothing more will come of ``pipeline``: a worker reports so, or a stage's worker is gone, is not ready,
     or neither holds nor loads what its stage needs."""
-    return pipeline.phase is PipelinePhase.BROKEN or any(
-        _lost(seen.named.get(stage.worker), pipeline.backbone, stage) for stage in pipeline.stages
-    )
+    if pipeline.phase is PipelinePhase.BROKEN:
+        return True
+    workers = tuple([seen.named.get(stage.worker) for stage in pipeline.stages])
+    known = seen.verdicts.get(pipeline.epoch)
+    if known is None or known[0] is not pipeline or not all(map(is_, known[1], workers)):
+        lost = any(map(_lost, workers, repeat(pipeline.backbone), pipeline.stages))
+        known = seen.verdicts[pipeline.epoch] = pipeline, workers, lost
+    return known[2]
 
 
 def condemned(workers: Iterable[WorkerSeen]) -> frozenset[str]:
@@ -33,5 +40,6 @@ def _lost(worker: WorkerSeen | None, backbone: str, stage: Stage) -> bool:
     held = worker.holdings.get(backbone) if worker else None
     if worker is None or held is None or not worker.ready or held.leaving:
         return True
-    coming = held.resident if held.error else held_units(held)
-    return not coming.issuperset(stage.units)
+    if held.resident.issuperset(stage.units):
+        return False
+    return bool(held.error) or not held_units(held).issuperset(stage.units)

@@ -192,7 +192,7 @@ class Snapshot:
         place = self.places[name]
         workers = (*self.workers[:place], change(self.workers[place]), *self.workers[place + 1 :])
         after = replace(self, workers=workers)
-        self._hand_on(after, "places", "by_backbone", "by_worker", "served")
+        self._hand_on(after, "places", "by_backbone", "by_worker", "served", "verdicts")
         after.books.update(self.books)  # each says which worker it is of
         return after
 
@@ -201,10 +201,15 @@ class Snapshot:
     ) -> Snapshot:
         """With these instead of those it has; ``touched``: all in which the two differ."""
         after = replace(self, pipelines=pipelines, next_epoch=next_epoch or self.next_epoch)
-        self._hand_on(after, "places", "named", "holders", "_ready")
+        self._hand_on(after, "places", "named", "holders", "_ready", "verdicts")
         after.books.update(self.books)
         for name in {stage.worker for pipeline in touched for stage in pipeline.stages}:
             after.books.pop(name, None)
+        if "by_backbone" in self.__dict__:
+            names = {pipeline.backbone for pipeline in touched}
+            found = {name: tuple(each for each in pipelines if each.backbone == name) for name in names}
+            kept = {name: there for name, there in self.by_backbone.items() if name not in names}
+            after.__dict__["by_backbone"] = {**kept, **{name: there for name, there in found.items() if there}}
         if "served" in self.__dict__:
             self._follow(after, touched)
         return after
@@ -224,6 +229,11 @@ class Snapshot:
     @cached_property
     def books(self) -> dict[str, tuple[WorkerSeen, Book]]:
         """By worker, as far as somebody asked: see `ledger`."""
+        return {}
+
+    @cached_property
+    def verdicts(self) -> dict[Epoch, tuple[PipelineSeen, tuple[WorkerSeen | None, ...], bool]]:
+        """By pipeline, as it was with these workers: see `recover`."""
         return {}
 
     @cached_property
