@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -49,7 +50,10 @@ async def serve(
         server = grpc.aio.server(options=OPTIONS)
         address = listen(server, config.address)
         try:
-            measured = measurements(config.prometheus, lambda: parts)
+            prometheus = config.prometheus
+            if prometheus is not None:  # asked for what is shown here, whatever release its own settings name
+                prometheus = replace(prometheus, release=config.metrics_release)
+            measured = measurements(prometheus, lambda: parts)
             term = Term(config.state / TERM_FILE)
             parts = assemble(term, Urls(config.gateway_url), timing, measurements=measured)
             doors = Doors()

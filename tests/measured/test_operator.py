@@ -32,7 +32,8 @@ SCALING = {
 async def system(tmp_path: Path, fragile: Bench) -> AsyncIterator[System]:
     """One gateway is connected, with one request; what Prometheus says of it is up to the test."""
     system = System(tmp_path / "state")
-    config = PrometheusConfig(fragile.prometheus.url, interval=0.3, timeout=2.0)
+    # Of what local mode shows itself it asks, whatever release the environment names.
+    config = PrometheusConfig(fragile.prometheus.url, interval=0.3, timeout=2.0, release="another")
     system.operator.config = replace(system.operator.config, prometheus=config)
     await system.start(function("a", "file:///m/a", scaling=SCALING), workers=3)
     system.gateway.ask("a", in_flight=1)
