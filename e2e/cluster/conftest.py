@@ -29,11 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Logs of pods go with them: those of a test that failed are kept before anything is taken down."""
     report = yield
     if report.failed and (state := os.environ.get("FOREBAY_TESTBED")):
-        Cluster.at(Path(state)).keep_logs(LOGS)
+        Cluster.at(Path(state)).keep_logs(LOGS, item.name.replace("/", "-"))
     return report
 
 

@@ -49,6 +49,8 @@ def test_the_gateway_may_nothing(forebay: Installed) -> None:
 
 
 def test_internal_ports_refuse_a_caller_without_a_certificate(forebay: Installed) -> None:
+    if forebay.base:
+        pytest.skip("addresses of pods cannot be reached from outside the cluster")
     ports = [(pod["status"]["podIP"], 9443) for pod in forebay.pods("operator")]
     ports += [(pod["status"]["podIP"], port) for pod in forebay.pods("worker") for port in listening(pod)]
     assert len(ports) >= 4

@@ -16,13 +16,14 @@ from testbed.shell import Failed
 
 GIVEN = "FOREBAY_E2E_KUBECONFIG"
 """A kubeconfig of a cluster to use instead of one of our own."""
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> None:
     options = _parser().parse_args()
     options.state = options.state.resolve()
-    signal.signal(signal.SIGTERM, _ended)
-    signal.signal(signal.SIGHUP, _ended)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
     try:
         sys.exit(COMMANDS[options.command](options))
     except Failed as error:
@@ -70,8 +71,9 @@ def down(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """start a cluster, run a command in it, and stop it whatever happens"""
     if given := os.environ.get(GIVEN):
+        ours = {name: value for name, value in os.environ.items() if name != "FOREBAY_TESTBED"}  # whose levers we have
         environment = {
-            **os.environ,
+            **ours,
             "KUBECONFIG": str(Path(given).resolve()),
             "PATH": f"{programs.provide()}:{os.environ['PATH']}",
             "PYTHONPATH": str(trees.ROOT / "e2e"),
@@ -82,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         code = _wait(subprocess.Popen(cluster.inside(options.words), env=cluster.environment()))
     finally:
+        for number in ENDS:  # half a cluster would be left by somebody who is in a hurry
+            signal.signal(number, signal.SIG_IGN)
         if code:
             cluster.keep_logs(options.logs)
         cluster.down()

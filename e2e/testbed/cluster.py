@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from testbed.shell import Failed
 STATE = Path("/tmp/forebay-testbed")
 LOGS = Path("/tmp/forebay-testbed-logs")
 """Where they are kept when something went wrong."""
+KEPT = "nodes,pods,events,leases,persistentvolumeclaims,deployments,workerpools.forebay.dev,llmfunctions.forebay.dev"
+"""Kinds of objects that are kept beside the logs."""
 SYSCTLS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
 """What a kubelet sets for the whole machine and we put back."""
 GOODBYE = 2.0
@@ -138,11 +141,14 @@ class Cluster:
         self.enter.write_text("\n".join(["#!/bin/sh", *exports, shell, go, ""]))
         self.enter.chmod(0o755)
 
-    def keep_logs(self, folder: Path) -> None:
-        """Copy the daemons' logs and the pods' for who must find out what went wrong."""
+    def keep_logs(self, folder: Path, when: str = "the end") -> None:
+        """Copy the daemons' logs and the pods' for who must find out what went wrong, and what the objects are now."""
         shutil.copytree(self.state / "logs", folder / "daemons", dirs_exist_ok=True)
         for node in self.nodes:
             pods = node.state / "pod-logs"
             if pods.exists():
                 shutil.copytree(pods, folder / node.name, dirs_exist_ok=True)
+        with suppress(Failed):  # the API server may be what went wrong
+            objects = self.control.kubectl("get", KEPT, "-A", "-o", "yaml", "--ignore-not-found", limit=20).stdout
+            (folder / f"objects at {when}.yaml").write_text(objects)
         print(f"▸ logs kept in {folder}", file=sys.stderr, flush=True)

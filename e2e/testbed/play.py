@@ -31,7 +31,8 @@ Forebay runs on two nodes with two workers each. In another terminal:
   {enter} kubectl get wpool,pods -n {namespace}
   {enter} kubectl get llmfn -w
   {enter} curl -s http://forebay-gateway.{namespace}.svc/default/smollm2/v1/chat/completions \\
-      -H 'Content-Type: application/json' -d '{{"messages": [{{"role": "user", "content": "Hello"}}]}}'
+      -H 'Content-Type: application/json' \\
+      -d '{{"messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 60}}'
   {enter}                        a shell inside, with kubectl and helm
 
 Ctrl-C takes all of it down.

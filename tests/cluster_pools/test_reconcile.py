@@ -170,19 +170,30 @@ async def test_without_any_image_nothing_can_be_made(stand: Stand) -> None:
 
 async def test_what_the_api_server_refuses_is_said_and_asked_again_later(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = ApiError(403, "Forbidden", 'pods "gpu-a-0" is forbidden: exceeded quota')
-    await stand.turn()
-    assert (await stand.turn())[1] == NOW + REFUSED
+    assert (await stand.turn())[1] == NOW + RETRY
     assert stand.condition("Stalled") == ("True", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota')
     assert [event for event in stand.events if event[3]] == [
         ("gpu", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota', True)
     ]
     del stand.store.failures["create", "Pod"]
     assert (await stand.turn())[0] == []  # not at every event
-    stand.now += REFUSED
+    stand.now += RETRY
     calls, due = await stand.turn()
     assert ("create", "Pod", "gpu-a-0") in calls
     assert due == stand.now + MADE
     assert stand.condition("Stalled")[0] == "False"
+
+
+async def test_what_is_refused_again_and_again_is_asked_for_less_and_less_often(stand: Stand) -> None:
+    stand.store.failures["create", "Pod"] = ApiError(403, "Forbidden", "exceeded quota")
+    waits = []
+    for _ in range(6):
+        await stand.turn()
+        due = (await stand.turn())[1]  # what was told of claims is seen by now
+        assert due is not None
+        waits.append(due - stand.now)
+        stand.now = due
+    assert waits == [2.0, 4.0, 8.0, 16.0, REFUSED, REFUSED]
 
 
 async def test_a_changed_pool_is_not_held_against(stand: Stand) -> None:
@@ -260,8 +271,7 @@ async def test_a_claim_that_a_person_made_meanwhile_is_used(stand: Stand) -> Non
 
 async def test_a_conflict_that_is_none_of_names_is_asked_again_later(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = Conflict(409, "Conflict", "a namespace is being terminated")
-    await stand.turn()
-    assert (await stand.turn())[1] == NOW + REFUSED
+    assert (await stand.turn())[1] == NOW + RETRY
     assert stand.condition("Stalled")[1:] == ("PodsRefused", "a namespace is being terminated")
 
 

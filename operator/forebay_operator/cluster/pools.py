@@ -30,10 +30,11 @@ from forebay_operator.decide.seen import WorkerSeen
 log = structlog.get_logger(__name__)
 
 RETRY = 2.0
-"""Seconds until a call that nobody answered is made again."""
+"""Seconds until a call that nobody answered is made again, and for the first time one that was refused: an API server
+that has just started knows no roles yet, and forbids everything."""
 
 REFUSED = 30.0
-"""Seconds until what the API server refused is asked for again, unless the pool changes before."""
+"""Seconds until what the API server refused again and again is asked for once more, unless the pool changes before."""
 
 ERRORS = Counter("forebay_pool_errors_total", "Calls for worker pools that failed.", ["reason"])
 for _reason in ("Forbidden", "Invalid", "Unreachable"):
@@ -42,8 +43,11 @@ for _reason in ("Forbidden", "Invalid", "Unreachable"):
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
+    """``seconds``: from the last time to ``until``."""
+
     message: str
     generation: int
+    seconds: float
     until: float
 
 
@@ -154,8 +158,10 @@ class Pools:
 
     def _refuse(self, one: _Found, error: ApiError, now: float) -> None:
         metadata = one.body["metadata"]
-        log.warning("the API server refuses a worker", pool=metadata["name"], error=str(error))
-        self._refused[metadata["uid"]] = _Refusal(error.message, _generation(one.body), now + REFUSED)
+        before = self._refused.get(metadata["uid"])
+        seconds = min(REFUSED, 2 * before.seconds) if before else RETRY
+        log.warning("the API server refuses a worker", pool=metadata["name"], error=str(error), again_in=seconds)
+        self._refused[metadata["uid"]] = _Refusal(error.message, _generation(one.body), seconds, now + seconds)
         self._tell(one.body, Reason.PODS_REFUSED, error.message, True)
 
     def _look(
