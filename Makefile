@@ -63,12 +63,13 @@ cluster: testbed ## a Kubernetes of two nodes with Forebay installed, staying un
 	$(TESTBED) run -- $(CURDIR)/$(BIN)/python -m testbed.play
 
 e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, or in that of FOREBAY_E2E_KUBECONFIG; it is stopped whatever happens
-	$(PYTEST) -q --durations=5 e2e/apiserver
+	$(PYTEST) -q --durations=5 -m "not fault" e2e/apiserver
 	$(PYTEST) -q --durations=5 $(ASKING)
 	$(PYTEST) -q --durations=5 e2e/prometheus
 	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m "not fault" e2e/cluster
 
 e2e-faults: testbed ## the same while nodes, pods and the control plane break (long)
+	$(PYTEST) -q --durations=5 -m fault e2e/apiserver
 	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m fault e2e/cluster
 
 clean: ## remove .venv, caches and what was built (the cache of models stays)

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
@@ -13,3 +15,7 @@ from testbed.programs import programs  # noqa: E402  # the path to it is made ab
 
 if programs().is_dir():  # what `make testbed` built
     os.environ.setdefault("FOREBAY_TESTBED_BIN", str(programs()))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault: breaks something; `make e2e-faults`")
