@@ -99,6 +99,7 @@ def worked_out(seen: Snapshot) -> dict[str, object]:
     """All that a snapshot is asked over and over."""
     return {
         "places": seen.places,
+        "pooled": seen.pooled,
         "named": seen.named,
         "holders": seen.holders,
         "ready": seen.ready("default"),
@@ -114,7 +115,8 @@ def worked_out(seen: Snapshot) -> dict[str, object]:
 @given(st.lists(ANY_STEP, max_size=8))
 def test_what_follows_says_the_same_as_what_is_made_anew(steps: list[Step]) -> None:
     """However much of it was taken over from the snapshot before."""
-    held = worker("w0", resident=range(6)), worker("w1", resident=[1], order=[2]), worker("w2", memory=900)
+    pooled = replace(worker("w2", memory=900), pool="p")
+    held = worker("w0", resident=range(6)), worker("w1", resident=[1], order=[2]), pooled
     there = pipeline(Stage("w0", 0, 5), counter=1), pipeline(*STAGES, counter=2, told_only=True)
     seen = replace(snapshot([function()], held), pipelines=there, next_epoch=Epoch(1, 7))
     for step in steps:

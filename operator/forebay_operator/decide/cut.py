@@ -266,6 +266,8 @@ class _Table:
         self._kv = [
             kv_tokens * model.kv_bytes_per_token_per_layer if unit.kind is UnitKind.LAYER else 0 for unit in model.units
         ]
+        self._link = [unit.link_bytes for unit in model.units]
+        self._taken = [kv + unit.resident_bytes for kv, unit in zip(self._kv, model.units, strict=True)]
         self._soonest = inf
         self._fronts: dict[tuple[tuple[_Site, float], ...], _Front] = {}
 
@@ -303,8 +305,10 @@ class _Table:
         """The front after one more stage on ``site``, for every place where that may begin and end."""
         count, compute, soonest = len(self._units), self._compute, self._soonest
         finish, latest_of, first = [inf] * count, [inf] * count, [0] * count
-        seconds = [0.0 if u.index in site.resident else u.link_bytes / rate for u in self._units]
-        taken = [self._kv[u.index] + (0 if u.index in site.resident else u.resident_bytes) for u in self._units]
+        seconds, taken = [size / rate for size in self._link], self._taken
+        if held := site.resident:
+            seconds = [0.0 if unit in held else each for unit, each in enumerate(seconds)]
+            taken = [self._kv[unit] if unit in held else each for unit, each in enumerate(taken)]
         for begin in range(count):
             done, room = arrivals[begin], site.room
             if done == inf:

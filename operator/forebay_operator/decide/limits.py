@@ -84,7 +84,7 @@ def wake_at(scale: Scale, memory: Memory, scaling: Scaling, now: float) -> float
         times.append(memory.tick_began + TICK)
     if scale.limit is Limit.DELAY:
         times.append(memory.peaks[0][0] + scaling.scale_down_delay_seconds)
-    return min((at for at in times if at > now), default=None)
+    return min([at for at in times if at > now], default=None)
 
 
 def _limited(scale: Scale, desired: int, limit: Limit, message: str) -> Scale:

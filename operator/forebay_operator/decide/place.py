@@ -7,7 +7,7 @@ from operator import itemgetter
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide.cut import Refusal
-from forebay_operator.decide.ledger import room, unit_bytes
+from forebay_operator.decide.ledger import book, room, unit_bytes
 from forebay_operator.decide.seen import Able, HoldingSeen, Snapshot, WorkerSeen
 
 NOTHING = HoldingSeen()
@@ -32,9 +32,12 @@ def _able(seen: Snapshot, backbone: str, banned: Set[str]) -> Able:
         model = seen.backbones[backbone].model
         ranked = []
         for worker in seen.workers:
-            if usable(seen, backbone, worker, banned):
-                held = unit_bytes(model, worker.holdings[backbone].resident) if backbone in worker.holdings else 0
+            if backbone not in worker.holdings:  # most of them
+                held, free = 0, worker.memory - book(seen, worker).total
+            else:
+                held = unit_bytes(model, worker.holdings[backbone].resident)
                 free = room(seen, worker, backbone)
+            if usable(seen, backbone, worker, banned):
                 ranked.append((-held, -free, _others(seen, worker, backbone), worker.name, worker))
         ranked.sort(key=itemgetter(0, 1, 2, 3))
         seen.able[asked] = Able(tuple(each[4] for each in ranked), {each[3]: -each[1] for each in ranked})

@@ -175,7 +175,7 @@ def _more(seen: Snapshot, want: Want, filling: Set[str], banned: Set[str]) -> in
 
 def _failed(seen: Snapshot, backbone: str) -> frozenset[str]:
     """Workers where loading went wrong. Their report of it is what keeps them from being tried over and over."""
-    return frozenset(w.name for w in seen.workers if backbone in w.holdings and w.holdings[backbone].error)
+    return frozenset(w.name for w in seen.holders.get(backbone, ()) if w.holdings[backbone].error)
 
 
 def _all(seen: Snapshot) -> frozenset[str]:

@@ -85,12 +85,11 @@ def drains(seen: Snapshot, want: Want, kept: Sequence[str], banned: Set[str]) ->
 def drops(seen: Snapshot, backbone: str, staying: Set[str]) -> tuple[Drop, ...]:
     """All of ``backbone`` leaves the workers that hold some of it, are not ``staying`` and run no pipeline of it. A
     worker in quarantine is left as it is, unless it is there for the weights' sake."""
-    absolved = backbone in condemned(seen.workers)
     running = {stage.worker for pipeline in of_backbone(seen, backbone) for stage in pipeline.stages}
     return tuple(
         Drop(worker.name, backbone)
         for worker in seen.holders.get(backbone, ())
-        if (worker.ready or (absolved and backbone in worker.not_numbers))
+        if (worker.ready or (backbone in worker.not_numbers and backbone in condemned(seen.workers)))
         and worker.name not in running | staying
         and not worker.holdings[backbone].leaving
     )

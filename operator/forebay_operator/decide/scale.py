@@ -218,7 +218,7 @@ def _wake_at(case: _Case, scale: Scale, memory: Memory) -> float | None:
         times.append(case.idle_since + case.scaling.scale_to_zero_grace_period_seconds)
     if (scale.desired or case.before) and _moves(case, scale):
         times.append((floor(case.now / LOOK_SECONDS) + 1) * LOOK_SECONDS)
-    return min((at for at in times if at is not None and at > case.now), default=None)
+    return min([at for at in times if at is not None and at > case.now], default=None)
 
 
 def _moves(case: _Case, scale: Scale) -> bool:

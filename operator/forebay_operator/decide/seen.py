@@ -192,7 +192,7 @@ class Snapshot:
         place = self.places[name]
         workers = (*self.workers[:place], change(self.workers[place]), *self.workers[place + 1 :])
         after = replace(self, workers=workers)
-        self._hand_on(after, "places", "by_backbone", "by_worker", "served", "verdicts")
+        self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "verdicts")
         after.books.update(self.books)  # each says which worker it is of
         return after
 
@@ -201,7 +201,7 @@ class Snapshot:
     ) -> Snapshot:
         """With these instead of those it has; ``touched``: all in which the two differ."""
         after = replace(self, pipelines=pipelines, next_epoch=next_epoch or self.next_epoch)
-        self._hand_on(after, "places", "named", "holders", "_ready", "verdicts")
+        self._hand_on(after, "places", "pooled", "named", "holders", "_ready", "verdicts")
         after.books.update(self.books)
         for name in {stage.worker for pipeline in touched for stage in pipeline.stages}:
             after.books.pop(name, None)
@@ -245,6 +245,12 @@ class Snapshot:
     def places(self) -> Mapping[str, int]:
         """Of workers, by name."""
         return {worker.name: place for place, worker in enumerate(self.workers)}
+
+    @cached_property
+    def pooled(self) -> Mapping[str, frozenset[str]]:
+        """The workers of each pool, by name."""
+        pools = {worker.pool for worker in self.workers} - {""}
+        return {pool: frozenset(worker.name for worker in self.workers if worker.pool == pool) for pool in pools}
 
     @cached_property
     def named(self) -> Mapping[str, WorkerSeen]:

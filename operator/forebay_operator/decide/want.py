@@ -48,7 +48,7 @@ class Want:
 
     def outside(self, seen: Snapshot) -> frozenset[str]:
         """The workers that belong to pools of others."""
-        return frozenset(worker.name for worker in seen.workers if worker.pool and worker.pool not in self.pools)
+        return frozenset[str]().union(*(names for pool, names in seen.pooled.items() if pool not in self.pools))
 
 
 def waiting(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> Mapping[str, float]:
