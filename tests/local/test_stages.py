@@ -73,14 +73,14 @@ async def test_a_model_larger_than_a_device_stays_a_pipeline(several: System, re
     assert all(worker["residentBytes"] + worker["kvReservedBytes"] <= MEMORY for worker in seen["workers"])
 
 
-async def test_killed_while_decoding(several: System, real: Reference) -> None:
+@pytest.mark.parametrize("victims", [slice(0, 1), slice(-1, None), slice(0, 2)], ids=["first", "head", "both"])
+async def test_killed_while_decoding(several: System, real: Reference, victims: slice) -> None:
     await several.ready(4)
-    for victims in (slice(0, 1), slice(-1, None), slice(0, 2)):
-        begun = [asyncio.Event() for _ in range(3)]
-        asking = [asyncio.create_task(deaths.ask(several, event, 8 + 4 * number)) for number, event in enumerate(begun)]
-        await asyncio.gather(*(event.wait() for event in begun))
-        seen = await several.until(deaths.stage_workers, "a pipeline that serves")
-        dead = deaths.kill(seen, deaths.stage_workers(seen)[victims])
-        for answer in await asyncio.gather(*asking):
-            real.check(answer, deaths.PROMPT, deaths.TOKENS, chat=False)
-        await deaths.whole(several, 4, dead)
+    begun = [asyncio.Event() for _ in range(3)]
+    asking = [asyncio.create_task(deaths.ask(several, event, 8 + 4 * number)) for number, event in enumerate(begun)]
+    await asyncio.gather(*(event.wait() for event in begun))
+    seen = await several.until(deaths.stage_workers, "a pipeline that serves")
+    dead = deaths.kill(seen, deaths.stage_workers(seen)[victims])
+    for answer in await asyncio.gather(*asking):
+        real.check(answer, deaths.PROMPT, deaths.TOKENS, chat=False)
+    await deaths.whole(several, 4, dead)
