@@ -11,6 +11,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+if __name__ == "__main__":
+    # The first process of a container is not ended by a signal that it has no handler for: told to end while it starts,
+    # it would stay for all of its grace period. What follows takes seconds on a busy machine.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
 from forebay_operator.config import InvalidSetting, OperatorConfig
 from forebay_operator.listen import CannotListen
 from forebay_operator.logs import log_to

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser(os.environ)
     given = parser.parse_args(arguments)
@@ -89,6 +90,9 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(config: WorkerConfig) -> int:
+    # As the first process of a container it would not be ended by a signal that it has no handler for, and importing
+    # torch takes seconds: told to end meanwhile, it would stay for all of its grace period.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from forebay_worker import nvml, sockets, zygote
     from forebay_worker.logs import log_to_stderr
 
