@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,7 +63,19 @@ async def test_the_standby_takes_over_after_a_kill(bed: Cluster, forebay: Instal
     forebay.settled("operator", 2)
 
 
-async def test_the_api_server_stops_for_a_minute(bed: Cluster, forebay: Installed, real: Reference) -> None:
+@pytest.fixture
+def stoppable(bed: Cluster) -> Iterator[Cluster]:
+    """Its API server may be stopped. Kubernetes' own controllers find back to it in their own time, which may be
+    minutes and is not what is tested here: they begin anew, and the next test has endpoints and is scheduled."""
+    yield bed
+    for name in ("kube-controller-manager", "kube-scheduler"):
+        bed.daemons.stop(name)
+        bed.daemons.start_again(name)
+    bed.control.wait_for_controllers()
+
+
+async def test_the_api_server_stops_for_a_minute(stoppable: Cluster, forebay: Installed, real: Reference) -> None:
+    bed = stoppable
     await ready(forebay, "steady")
     before = forebay.identities("worker")
     url = forebay.url("steady")
@@ -93,8 +106,9 @@ async def test_another_writer_of_the_status_is_overruled(forebay: Installed) -> 
     )
 
 
-async def test_watches_begin_anew_after_410_gone(bed: Cluster, forebay: Installed) -> None:
+async def test_watches_begin_anew_after_410_gone(stoppable: Cluster, forebay: Installed) -> None:
     """The history that watches would go on from is compacted away while the API server is down."""
+    bed = stoppable
     await ready(forebay, "early")
     revision = int(forebay.look("early")["metadata"]["resourceVersion"])
     for number in range(5):

@@ -21,6 +21,8 @@ RESOLVING = f"""search default.svc.{addresses.DOMAIN} svc.{addresses.DOMAIN} {ad
 nameserver {addresses.CONTROL}
 options ndots:5 timeout:2 attempts:2
 """
+CONTROLLERS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
+"""Ports where they say that they are well."""
 CALLERS = ("kube-controller-manager", "kube-scheduler", "kube-proxy")
 
 
@@ -111,20 +113,23 @@ class Control(Place):
 
     def _controllers(self) -> None:
         keys = self.keys
-        more: dict[str, tuple[int, tuple[str, ...]]] = {
-            "kube-controller-manager": (10257, (
+        more: dict[str, tuple[str, ...]] = {
+            "kube-controller-manager": (
                 "--use-service-account-credentials=true", f"--service-account-private-key-file={keys}/sa.key",
                 f"--root-ca-file={keys}/ca.crt", f"--cluster-signing-cert-file={keys}/ca.crt",
                 f"--cluster-signing-key-file={keys}/ca.key", "--node-monitor-period=2s",
                 f"--node-monitor-grace-period={NODE_GRACE}",
-            )),
-            "kube-scheduler": (10259, ()),
+            ),
+            "kube-scheduler": (),
         }  # fmt: skip
-        for name, (_, options) in more.items():  # both at once: neither needs the other to start
+        for name, options in more.items():  # both at once: neither needs the other to start
             user = f"{self.state}/{name}.kubeconfig"
             kubeconfigs = (f"--{kind}kubeconfig={user}" for kind in ("", "authentication-", "authorization-"))
             self.start(name, name, *kubeconfigs, "--bind-address=127.0.0.1", "--leader-elect=false", "--v=1", *options)
-        for name, (port, _) in more.items():
+        self.wait_for_controllers()
+
+    def wait_for_controllers(self) -> None:
+        for name, port in CONTROLLERS.items():
             self.daemons.wait(name, partial(self.answers, f"https://127.0.0.1:{port}/healthz", "-k"))
 
     def _dns(self) -> None:
