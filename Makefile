@@ -24,7 +24,7 @@ up: setup ## the same system, staying until Ctrl-C
 # What waits for no clock runs beside the linters: there are two cores at least.
 PURE := tests/api tests/chart tests/sim
 # What asks a real Prometheus takes minutes of waiting for it.
-ASKING := tests/dashboards/test_panels.py $(addprefix tests/measured/test_,faults.py measured.py operator.py outages.py)
+ASKING := tests/dashboards/test_panels.py $(addprefix tests/measured/test_,ages.py faults.py measured.py operator.py outages.py releases.py)
 
 test: setup ## lint, types, import rules and all tests that need no other program (minutes, no GPU)
 	@$(MAKE) --no-print-directory --output-sync=line -j2 lint test-pure
