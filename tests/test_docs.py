@@ -11,12 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SOURCES = sorted([*(ROOT / "operator").rglob("*.py"), *(ROOT / "worker").rglob("*.py"), *(ROOT / "crds").rglob("*.py")])
+FOLDERS = ("operator", "worker", "crds", "proto/forebay_metrics")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PROGRAMS = {
-    "forebay_operator": "operator",
-    "forebay_gateway": "gateway",
-    "forebay_worker": "worker",
-    "forebay_cli": "cli",
+    "forebay_operator": ("operator",),
+    "forebay_gateway": ("gateway",),
+    "forebay_worker": ("worker",),
+    "forebay_cli": ("cli",),
+    "forebay_metrics": ("operator", "gateway", "worker"),
 }
 METRIC = re.compile(r"^(Counter|Gauge|Histogram|Info|Summary)(MetricFamily)?$")
 
@@ -29,7 +31,8 @@ def declared() -> Iterator[tuple[str, str, str, str]]:
                 match node.args:
                     case [ast.Constant(value=str(name)), *_] if name.startswith(("forebay_", "vllm:")):
                         exposed = f"{name.removesuffix('_total')}_total" if kind[1] == "Counter" else name
-                        yield exposed, kind[1].lower(), ", ".join(_labels(node)), PROGRAMS[_package(path)]
+                        for program in PROGRAMS[_package(path)]:
+                            yield exposed, kind[1].lower(), ", ".join(_labels(node)), program
 
 
 def _labels(call: ast.Call) -> list[str]:

@@ -22,3 +22,6 @@ NAME_LENGTH = 40
 LABEL_LENGTH = 63
 
 GATEWAY_PORT = 8080
+
+RELEASE_LABEL = "forebay_release"
+"""By which a Prometheus that scrapes several releases keeps their series apart; without one in local mode."""

@@ -17,13 +17,13 @@ from forebay_gateway import body, errors, locate
 from forebay_gateway.ask import Ask, Kind
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.delivery import Collected, Streamed, error_response, json_response
-from forebay_gateway.exposed import shown
 from forebay_gateway.openai import request as openai_request
 from forebay_gateway.openai.answer import Answer
 from forebay_gateway.page import Page
 from forebay_gateway.relay import Call, Relay
 from forebay_gateway.roster import Roster, Route
 from forebay_gateway.waiting import Room, refusal
+from forebay_metrics import shown
 
 log = structlog.get_logger()
 

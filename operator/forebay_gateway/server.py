@@ -19,7 +19,6 @@ from forebay_api import local
 from forebay_gateway.app import App
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.errors import CannotStart, PortTaken
-from forebay_gateway.exposed import watched
 from forebay_gateway.heads import Heads, address
 from forebay_gateway.page import Page
 from forebay_gateway.relay import Relay
@@ -27,6 +26,7 @@ from forebay_gateway.report import Reporter
 from forebay_gateway.roster import Roster
 from forebay_gateway.uplink import Uplink
 from forebay_gateway.waiting import Room
+from forebay_metrics import watched
 
 log = structlog.get_logger()
 

@@ -14,9 +14,7 @@ from cryptography.x509.oid import NameOID
 from channel.authority import Authority
 from forebay_channel import InvalidIdentity, Role, expiry
 from forebay_channel.identity import Files
-from forebay_gateway.exposed import Expiry as GatewayExpiry
-from forebay_operator.exposed import Expiry as OperatorExpiry
-from forebay_worker.exposed import Expiry as WorkerExpiry
+from forebay_metrics import Expiry
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 ENDS = [
@@ -74,15 +72,12 @@ def test_what_is_none_is_said(text: bytes) -> None:
         expiry(files(WHOLE, text))
 
 
-@pytest.mark.parametrize("collector", [OperatorExpiry, GatewayExpiry, WorkerExpiry], ids=list(Role))
-def test_it_is_shown_as_long_as_there_is_one(
-    tmp_path: Path, collector: type[OperatorExpiry | GatewayExpiry | WorkerExpiry]
-) -> None:
+def test_it_is_shown_as_long_as_there_is_one(tmp_path: Path) -> None:
     """Of the files that are there now."""
     authority = Authority()
     identity = authority.identity(tmp_path, Role.GATEWAY)
     expected = x509.load_pem_x509_certificate((tmp_path / "tls.crt").read_bytes()).not_valid_after_utc.timestamp()
-    shown = collector(identity)
+    shown = Expiry(identity)
     (metric,) = shown.collect()
     assert metric.name == "forebay_certificate_expiry_timestamp_seconds"
     assert [sample.value for sample in metric.samples] == [expected]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY, Metric, start_http_server
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
-
-from forebay_channel import Identity, InvalidIdentity, expiry
+from prometheus_client import REGISTRY, start_http_server
 
 if TYPE_CHECKING:  # there is nothing of it to import
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -32,22 +27,3 @@ def plain(app: WSGIApplication) -> WSGIApplication:
         return app({key: value for key, value in environ.items() if key != "HTTP_ACCEPT"}, start)
 
     return text
-
-
-class Expiry(Collector):
-    """Read at each scrape: certificates are renewed. None while they cannot be read, which is logged elsewhere."""
-
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: there may be no files yet."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        with contextlib.suppress(InvalidIdentity):
-            yield GaugeMetricFamily(
-                "forebay_certificate_expiry_timestamp_seconds",
-                "When the certificate that it shows to others, or the last authority it trusts, ends",
-                value=expiry(self._identity.read()),
-            )

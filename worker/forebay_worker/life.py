@@ -21,12 +21,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
 from forebay_channel import Guard, Role, add_port
+from forebay_metrics import Expiry
 from forebay_wire.v1 import engine_pb2_grpc, fleet_pb2, model_pb2, stage_pb2_grpc
 from forebay_worker.attach import Attachment
 from forebay_worker.commands import Commands
 from forebay_worker.config import LOOPBACK
 from forebay_worker.device import Device
-from forebay_worker.exposed import Expiry, expose
+from forebay_worker.exposed import expose
 from forebay_worker.formation import Fault, FaultReason, Phase
 from forebay_worker.holdings import Holdings
 from forebay_worker.hop import Hops

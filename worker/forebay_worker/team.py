@@ -1,7 +1,7 @@
 """The team of OpenMP threads that share one operation's work: the device thread's, and nobody else's.
 
-While units land the cores are busy with copying them, here and at the neighbours of a pipeline. A team waits for its
-last thread at the end of every operation, which then waits for a core: tokens came at half the rate of one thread's.
+Where units that land are copied, the cores are busy with that, here and at the neighbours of a pipeline. A team waits
+for its last thread at the end of every operation, and that one for a core: half the tokens of one thread alone.
 
 libgomp keeps a team for each thread that ever ran a parallel operation. With more threads in teams than there are
 cores it stops spinning between operations, everywhere in the process, and each of the hundreds of a step sleeps and is

@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from forebay_channel import Guard, Role
+from forebay_metrics import watched
 from forebay_operator.cluster.api import Api
 from forebay_operator.cluster.config import ClusterConfig
 from forebay_operator.cluster.health_port import health_port
@@ -18,7 +19,7 @@ from forebay_operator.cluster.leadership import ClusterTerm, Leadership
 from forebay_operator.cluster.papers import Papers
 from forebay_operator.cluster.watch import Watch
 from forebay_operator.doors import Doors
-from forebay_operator.exposed import exposed, watched
+from forebay_operator.exposed import exposed
 from forebay_operator.listen import OPTIONS, CannotListen, listen
 from forebay_operator.parts import TIMING, Timing
 from forebay_operator.server import GRACE, started

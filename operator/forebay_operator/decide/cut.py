@@ -23,12 +23,11 @@ from math import inf
 from forebay_api.conditions import Reason
 from forebay_api.model import Model, Stage, UnitKind
 from forebay_api.quantities import format_size
-from forebay_operator.decide.seen import Costs, HoldingSeen, Link, WorkerSeen
+from forebay_operator.decide.seen import NOTHING, Costs, Link, WorkerSeen
 from forebay_operator.decide.steps import Prediction
 
 # A further stage must pay: the fewest stages whose first token comes within this share of the best are taken.
 MARGIN = 0.03
-NOTHING = HoldingSeen()
 # Up to here every order of every selection of workers is tried.
 EXHAUSTIVE = 4
 
@@ -89,7 +88,7 @@ def predict(
     before: WorkerSeen | None = None
     for stage, rate in zip(stages, rates, strict=True):
         worker = workers[stage.worker]
-        resident = worker.holdings.get(model.backbone, HoldingSeen()).resident
+        resident = worker.holdings.get(model.backbone, NOTHING).resident
         done += hop_seconds(costs, before.node, worker.node) if before else 0.0
         before = worker
         queued = 0

@@ -12,8 +12,8 @@ from itertools import islice
 from forebay_api.model import Stage
 from forebay_operator.decide.kv import min_tokens
 from forebay_operator.decide.ledger import alone, held_units, room, stage_kv_bytes, unit_bytes, whole
-from forebay_operator.decide.place import NOTHING, candidates, complete
-from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
+from forebay_operator.decide.place import candidates, complete
+from forebay_operator.decide.seen import NOTHING, HoldingSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Hold
 from forebay_operator.decide.want import Want
 
@@ -40,7 +40,7 @@ def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: S
         segments.setdefault(stage.worker, []).append(stage)
     there = [seen.places[name] for name in segments if name in seen.places]
     for worker in (seen.workers[place] for place in sorted(there)):
-        held = worker.holdings.get(backbone, NOTHING)
+        held = _held(worker, backbone)
         if worker.ready and not held.error and not held.leaving:
             hold = _hold(worker.name, backbone, pipelines, segments[worker.name], worker.name in filling)
             if _differs(hold, held):

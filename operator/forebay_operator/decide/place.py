@@ -8,9 +8,8 @@ from operator import itemgetter
 from forebay_api.conditions import Reason
 from forebay_operator.decide.cut import Refusal
 from forebay_operator.decide.ledger import book, room, unit_bytes
-from forebay_operator.decide.seen import Able, HoldingSeen, Snapshot, WorkerSeen
+from forebay_operator.decide.seen import Able, Snapshot, WorkerSeen
 
-NOTHING = HoldingSeen()
 NONE = frozenset[str]()
 
 

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
+from forebay_api import names
 from forebay_api.conditions import Reason
 from forebay_operator.decide.load import Load
 from forebay_operator.decide.selectors import chooses, selectors
-
-RELEASE = "forebay_release"
-"""The label by which a Prometheus that scrapes several releases keeps their series apart; without one in local mode."""
 
 AHEAD = 5.0
 """Seconds by which a sample may be newer than the moment that Prometheus answers for."""
@@ -70,7 +68,7 @@ class FleetRound:
 def fleet_query(rate_seconds: int, release: str) -> str:
     """One evaluation for all functions. Token rates are taken over ``rate_seconds``. Of the gateways of ``release``;
     empty: of those that name none."""
-    ours = f'{{{RELEASE}="{release}"}}'
+    ours = f'{{{names.RELEASE_LABEL}="{release}"}}'
     clock = f"{CLOCK}{ours}"
     spread = f"(max_over_time({clock}[5m]) - min_over_time({clock}[5m]))"
     parts = {
@@ -112,7 +110,7 @@ def fleet_trouble(said: FleetRound, connected: int, bound: float, release: str =
     """What keeps a round from being used. ``connected``: gateways whose streams are up; ``bound``: the age in seconds
     beyond which a sample says nothing; ``release``: whose gateways were asked for."""
     if not said.gateways:
-        whose = f" of {RELEASE} {release}" if release else ""
+        whose = f" of {names.RELEASE_LABEL} {release}" if release else ""
         return Trouble(Reason.NO_SAMPLES, f"Prometheus has no samples of any gateway{whose} ({CLOCK})")
     if trouble := age_trouble(said.at, said.oldest, bound):
         return trouble

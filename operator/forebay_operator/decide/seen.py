@@ -48,6 +48,9 @@ class HoldingSeen:
     leaving: bool = False
 
 
+NOTHING = HoldingSeen()
+
+
 class PipelinePhase(StrEnum):
     FORMED = "Formed"
     DRAINING = "Draining"
