@@ -59,6 +59,19 @@ def test_what_does_not_fit_is_refused_whole(tiny: Tiny) -> None:
         skeleton.token_rows(torch.tensor([1]))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("rows", [1, 4, 15, 16])
+def test_logits_do_not_depend_on_how_many_rows_are_judged_together(family: str, rows: int, tiny: Tiny) -> None:
+    checkpoint = open_checkpoint(f"file://{tiny(family)}", "auto")
+    skeleton = Skeleton.build(checkpoint)
+    last = skeleton.layers + 1
+    skeleton.fill(last, weights(checkpoint, last))
+    hidden = torch.randn(rows, skeleton.hidden_size, generator=torch.Generator().manual_seed(5))
+    together = skeleton.logits(hidden)
+    assert list(together.shape) == [rows, checkpoint.model.vocab_size]
+    torch.testing.assert_close(together, torch.cat([skeleton.logits(row) for row in hidden.split(1)]))
+
+
 # In a process of its own, as a zygote is: one that computed in a team of threads cannot be forked.
 FORKING = """
 import os, sys

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, linear
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -20,6 +20,11 @@ from forebay_worker.engine import attention
 from forebay_worker.engine.attention import Slice, Step
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import Checkpoint
+
+SPLIT_ROWS = range(4, 16)
+"""For so many rows of float32 MKL's product with a tall matrix takes up to twice as long as with its parts (SmolLM2's
+head, 49152 × 576, 8 rows, two cores: 14.5 ms, in parts 7.6)."""
+SPLIT_HEIGHT = 512
 
 
 class NotResident(RuntimeError):
@@ -155,7 +160,10 @@ class Skeleton:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and output matrix: ``hidden`` [rows, hidden] ▸ float32 [rows, vocabulary]. Raises NotResident."""
         self._need(self.layers + 1)
-        output: torch.Tensor = self._head(self._norm(hidden))
+        hidden = self._norm(hidden)
+        if _better_split(self._head, hidden):
+            return torch.cat([linear(hidden, part) for part in self._head.weight.split(SPLIT_HEIGHT)], dim=-1)
+        output: torch.Tensor = self._head(hidden)
         return output.float()
 
     @torch.inference_mode()
@@ -167,6 +175,11 @@ class Skeleton:
     def _need(self, unit: int) -> None:
         if unit not in self.resident:
             raise NotResident(f"unit {unit} is not resident, only {sorted(self.resident)}")
+
+
+def _better_split(head: torch.nn.Module, hidden: torch.Tensor) -> TypeGuard[torch.nn.Linear]:
+    plain = isinstance(head, torch.nn.Linear) and head.bias is None
+    return plain and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and len(hidden) in SPLIT_ROWS
 
 
 def _place(model: torch.nn.Module, name: str) -> _Place:
