@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from forebay_api.model import Epoch, Stage
 from forebay_channel import Identity, add_port
 from forebay_wire.v1 import stage_pb2_grpc
+from forebay_worker.cores import Cores
 from forebay_worker.device import Device
 from forebay_worker.engine.request import Accepted, Ended, Event, Request, TokenOut
 from forebay_worker.engine.sample import Params
@@ -173,7 +174,7 @@ class Node:
         self.loop = loop
         self._server, self.tcp = loop.do(_serve(self.hops, identity))
         self.changes = 0
-        self.executor = Executor(self.device, self.loader, self.hops, self._changed)
+        self.executor = Executor(self.device, Cores(1).share(0), self.loader, self.hops, self._changed)
         self.loader.executor = self.executor
         self.skeletons: dict[str, Skeleton] = {}
 

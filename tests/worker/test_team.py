@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from forebay_worker.cores import Cores
+
 # The device's team first, then an operation of the same size on another thread; prints how many OS threads that added.
 SCRIPT = """
 import os, sys, threading
@@ -40,13 +42,48 @@ def test_a_thread_that_computes_alone_starts_no_team(how: str, added: int) -> No
     assert said.stdout.split() == [str(added), "2"]
 
 
-def test_an_operation_is_for_one_thread_while_units_land() -> None:
-    script = "\n".join((
-        "import torch; from forebay_worker.team import Team",
-        "team, seen = Team(2), []",
-        "for loading in (False, True, True, False):",
-        "    team.fit(loading=loading); seen.append(torch.get_num_threads())",
-        "print(seen)",
-    ))  # fmt: skip
-    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
-    assert said.stdout.strip() == "[2, 1, 1, 2]"
+FITTING = """
+import os, sys
+import torch
+from forebay_worker.cores import Cores
+from forebay_worker.team import Team
+
+cores = Cores(3)
+team, neighbour, seen = Team(2, cores.share(0)), cores.share(2), []
+
+def fit(loading=False):
+    team.fit(loading=loading)
+    seen.append(torch.get_num_threads())
+
+for loading in (False, True, True, False):
+    fit(loading)
+child = os.fork()  # as a neighbour is: another process
+if not child:
+    neighbour.work()
+    os._exit(0)
+os.waitpid(child, 0)
+fit()
+cores.share(2)  # whoever replaces it has not begun
+fit()
+seen.append(cores.share(1).busy_neighbours)
+team.rest()
+seen.append(cores.share(1).busy_neighbours)
+print(seen)
+"""
+
+
+def test_an_operation_is_for_one_thread_while_units_land_or_a_neighbour_computes() -> None:
+    said = subprocess.run([sys.executable, "-c", FITTING], check=True, capture_output=True, text=True, timeout=120)
+    assert said.stdout.strip() == "[2, 1, 1, 2, 1, 2, 1, 0]"
+
+
+def test_neighbours_are_those_on_the_same_cores() -> None:
+    apart, together = Cores(4, sets=2), Cores(4)
+    for cores in (apart, together):
+        for worker in (1, 2):
+            cores.share(worker).work()
+    assert [apart.share(0).busy_neighbours, together.share(0).busy_neighbours] == [1, 2]
+    resting = together.share(3)
+    resting.work()
+    resting.rest()
+    assert together.share(0).busy_neighbours == 2

@@ -137,7 +137,7 @@ class Worker:
             unix=str(config.socket(seat.name, "hop")),
             identity=config.identity,
         )
-        self._executor = Executor(self._device, self._loader, self._hops, self._changes)
+        self._executor = Executor(self._device, seat.cores, self._loader, self._hops, self._changes)
         self._holdings = Holdings(self._loader, self._executor, self._changes)
         self._preparations = Preparations(seat, self._holdings, self._executor, self._changes)
         self._commands = Commands(seat.name, self._holdings, self._preparations, self._executor, self._changes)

@@ -23,6 +23,7 @@ from prometheus_client import Counter
 
 from forebay_api.model import Epoch
 from forebay_wire.v1 import stage_pb2
+from forebay_worker.cores import Share
 from forebay_worker.device import Device
 from forebay_worker.engine.head import Sink
 from forebay_worker.engine.request import Request
@@ -55,14 +56,14 @@ class Executor:
     ``changed`` is called, by the device thread, when ``pipelines()`` or ``faults()`` tells something new.
     """
 
-    def __init__(self, device: Device, loader: Loads, hops: Hops, changed: Callable[[], None]) -> None:
+    def __init__(self, device: Device, share: Share, loader: Loads, hops: Hops, changed: Callable[[], None]) -> None:
         self._device = device
         self._loader = loader
         self._hops = hops
         self._changed = changed
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pipelines = Pipelines(device, hops)
-        self._team = Team(device.threads)
+        self._team = Team(device.threads, share)
         self._residences: dict[str, Residence] = {}
         self._probes: deque[tuple[str, Callable[[Probe], None]]] = deque()
         self._status: tuple[PipelineStatus, ...] = ()
@@ -181,6 +182,8 @@ class Executor:
             elif working:
                 self._team.fit(loading=self._loader.loading)
                 working = self._pipelines.turn()
+                if not working:
+                    self._team.rest()
             else:
                 self._when_quiet()
             self._publish()
@@ -256,6 +259,7 @@ class Executor:
         if residence := self._residences.get(backbone):
             self._team.fit(loading=True)  # what is predicted with it happens while units land
             done(measure(residence.checkpoint, residence.skeleton, self._device))
+            self._team.rest()
 
     def _stop(self) -> None:
         self._pipelines.dissolve_all("the worker stops")

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from forebay_worker.config import WorkerConfig
+from forebay_worker.cores import Cores, Share
 from forebay_worker.load.checkpoint import open_checkpoint
 from forebay_worker.load.link import Bucket
 
@@ -65,6 +66,7 @@ class Seat:
     shelf: Shelf
     shared_bucket: Bucket | None
     bucket_name: str
+    cores: Share
 
     @property
     def pid(self) -> int:
@@ -123,6 +125,7 @@ class Zygote:
         self._live = live
         self._shelf = shelf
         self._bucket = Bucket(config.shared_link) if config.shared_link else None
+        self._cores = Cores(config.count, len(config.cpus) or 1)
         self._places = [Place(name, index) for index, name in enumerate(config.names)]
         self._selector = selectors.DefaultSelector()
         self._signals, self._signalled = socket.socketpair()
@@ -242,6 +245,7 @@ class Zygote:
                 shelf=self._shelf,
                 shared_bucket=self._bucket,
                 bucket_name=f"{self._config.node}/{zygote}" if self._bucket else "",
+                cores=self._cores.share(place.index),
             )
             status = self._live(seat)
         except Exception:  # the border of the process: its log line is all that is left of it
