@@ -9,15 +9,18 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from engine.rig import Loop, Rig, formations, formed, greedy, until
 from engine.stranger import QUICK, frame
 from forebay_api.model import Epoch
+from forebay_wire.v1 import stage_pb2
 from forebay_worker import hop_stream
 from forebay_worker.formation import Phase
 from forebay_worker.frame import HopLost
 from forebay_worker.hop import Key, Pace, Peer
+from forebay_worker.hop_inbound import Inbound
 
 Tiny = Callable[[str], Path]
 
@@ -137,3 +140,31 @@ def test_a_pulled_cable_breaks_the_pipeline_at_every_stage(rig: Rig, tiny: Tiny,
             until(lambda node=node: formed(node, epoch, Phase.BROKEN), "the break has come round")
         reasons = [status.reason for node in nodes[:2] if (status := node.status(epoch))]
         assert any("silent" in reason for reason in reasons)
+
+
+class Slow:
+    """A call whose beats take a while to go out."""
+
+    def __init__(self) -> None:
+        self.writing = False
+        self.status: tuple[grpc.StatusCode, str, bool] | None = None
+
+    async def write(self, _: stage_pb2.Beat) -> None:
+        self.writing = True
+        await asyncio.sleep(0.1)
+        self.writing = False
+
+    async def read(self) -> object:
+        await asyncio.sleep(0.02)  # the beat has begun
+        return grpc.aio.EOF
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.status = code, details, self.writing
+
+
+def test_a_call_ends_after_the_beat_that_is_on_its_way(loop: Loop) -> None:
+    """gRPC refuses to send a status beside it, and the neighbour would wait until its own patience ends."""
+    context = Slow()
+    service = hop_stream.StageService(Inbound(lambda *_: None, lambda *_: None, QUICK), QUICK)
+    loop.do(service.Run(None, context))  # type: ignore[arg-type]
+    assert context.status == (grpc.StatusCode.FAILED_PRECONDITION, "connection closed", False)

@@ -175,7 +175,8 @@ class StageService(stage_pb2_grpc.StageServicer):
         except HopLost as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         reading = asyncio.create_task(self._read(visit, context))
-        beating = asyncio.create_task(self._beat(context))
+        over = asyncio.Event()
+        beating = asyncio.create_task(self._beat(context, over))
         closing = asyncio.create_task(dismissed.wait())
         reason = "connection closed"
         try:
@@ -184,6 +185,9 @@ class StageService(stage_pb2_grpc.StageServicer):
             reason = reading.result() if reading.done() else "its pipeline ended here"
         finally:
             self._inbound.leave(visit, reason)
+            over.set()
+            # A beat that is on its way, cancelled or not, keeps the status of the call from being sent.
+            await asyncio.wait((beating,), timeout=self._pace.silence)
             for task in (tasks := (reading, beating, closing)):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -205,10 +209,12 @@ class StageService(stage_pb2_grpc.StageServicer):
         except HopLost as error:
             return str(error)
 
-    async def _beat(self, context: Context) -> None:
-        while True:
+    async def _beat(self, context: Context, over: asyncio.Event) -> None:
+        while not over.is_set():
             await context.write(stage_pb2.Beat())
-            await asyncio.sleep(self._pace.heartbeat)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.heartbeat):
+                    await over.wait()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, dismissed: asyncio.Event) -> None:
