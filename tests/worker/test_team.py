@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from forebay_worker import __main__
 from forebay_worker.cores import Cores
 
 # The device's team first, then an operation of the same size on another thread; prints how many OS threads that added.
@@ -45,6 +48,7 @@ def test_a_thread_that_computes_alone_starts_no_team(how: str, added: int) -> No
 FITTING = """
 import os, sys
 import torch
+from forebay_worker import __main__
 from forebay_worker.cores import Cores
 from forebay_worker.team import Team
 
@@ -87,3 +91,22 @@ def test_neighbours_are_those_on_the_same_cores() -> None:
     resting.work()
     resting.rest()
     assert together.share(0).busy_neighbours == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "spins"),
+    [
+        (["--count", "1", "--die-with-parent"], "1000000"),
+        (["--count", "2", "--die-with-parent"], "100000"),
+        (["--count", "1"], "100000"),
+    ],
+    ids=["up with one", "up with two", "a pod"],
+)
+def test_only_a_worker_without_neighbours_spins_long(
+    flags: list[str], spins: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(__main__, "_serve", lambda config: 0)
+    given = ["serve", "--operator", f"unix:{tmp_path}/operator.sock", "--state", str(tmp_path), *flags]
+    assert __main__.main(given) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == spins

@@ -31,14 +31,15 @@ ENVIRONMENT = {
 }
 
 ALONE = {"GOMP_SPINCOUNT": "1000000"}
-"""For one worker without neighbours: as fast as with libgomp's own setting. Stages that spin so long keep the next one
-from a core: a third fewer tokens."""
+"""For the only worker of `forebay up`, which has no neighbours: as fast as with libgomp's own setting. Pods do not know
+who else computes on their node, and stages that spin so long keep the next one from a core: a third fewer tokens."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser(os.environ)
     given = parser.parse_args(arguments)
-    wanted = ENVIRONMENT | ALONE if given.tool == "serve" and given.count == 1 else ENVIRONMENT
+    alone = given.tool == "serve" and given.count == 1 and given.die_with_parent is not None
+    wanted = ENVIRONMENT | ALONE if alone else ENVIRONMENT
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     match given.tool:
         case "serve":
