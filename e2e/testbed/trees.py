@@ -79,7 +79,7 @@ def make_base(tree: Path, mounts: Mounts) -> None:
         (tree / name).symlink_to(f"usr/{name}")
     for path in mounts.paths:  # the runtime makes the last folder; those above must let anybody through
         (tree / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
-    (tree / "tmp").mkdir()
+    (tree / "tmp").mkdir(exist_ok=True)  # the checkout may lie below it
     (tree / "tmp").chmod(0o1777)
     commands = [Path(found) for name in COMMANDS if (found := shutil.which(name))]
     for command in commands:
