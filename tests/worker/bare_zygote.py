@@ -1,12 +1,14 @@
 """A zygote whose workers do nothing: ``python bare_zygote.py FOLDER BEHAVIOUR [FLAG...]``. Imports no torch.
 
-Each worker leaves a file ``w0.<pid>`` in FOLDER, then behaves: ``sleep``, ``stubborn`` (not on SIGTERM) or ``crash``.
+Each worker leaves a file ``w0.<pid>`` in FOLDER, then behaves: ``sleep``, ``stubborn`` (not on SIGTERM), ``crash``, or
+``compute``: the first w0 says that it does, and w1 writes to ``neighbours`` how many it sees computing.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ def behave(behaviour: str, seat: Seat) -> int:
     for purpose in ("engine", "hop"):
         seat.config.socket(seat.name, purpose).touch()
     (seat.config.state / f"{seat.name}.{seat.pid}").touch()
+    if behaviour == "compute" and seat.index == 0 and len(list(seat.config.state.glob("w0.*"))) == 1:
+        seat.cores.work()
+    while behaviour == "compute" and seat.index == 1:
+        (seat.config.state / "neighbours").write_text(str(seat.cores.busy_neighbours))
+        time.sleep(0.01)
     while behaviour != "crash":
         signal.pause()
     return 3

@@ -48,7 +48,6 @@ def test_a_thread_that_computes_alone_starts_no_team(how: str, added: int) -> No
 FITTING = """
 import os, sys
 import torch
-from forebay_worker import __main__
 from forebay_worker.cores import Cores
 from forebay_worker.team import Team
 
@@ -67,7 +66,7 @@ if not child:
     os._exit(0)
 os.waitpid(child, 0)
 fit()
-cores.share(2)  # whoever replaces it has not begun
+cores.died(2)
 fit()
 seen.append(cores.share(1).busy_neighbours)
 team.rest()

@@ -71,6 +71,15 @@ def test_a_killed_worker_comes_back_under_its_name(start: Start, tmp_path: Path)
     assert len(eventually(lambda: len(workers(tmp_path)) == 2 and workers(tmp_path))) == 2
 
 
+def test_a_worker_that_was_killed_while_it_computed_leaves_the_cores(start: Start, tmp_path: Path) -> None:
+    start("compute", "--count", "2")
+    seen = tmp_path / "neighbours"
+    eventually(lambda: seen.exists() and seen.read_text() == "1")
+    [first] = tmp_path.glob("w0.*")
+    os.kill(int(first.suffix[1:]), signal.SIGKILL)
+    eventually(lambda: seen.read_text() == "0")
+
+
 def test_sigterm_ends_workers_that_do_not_listen_and_removes_their_sockets(start: Start, tmp_path: Path) -> None:
     zygote = start("stubborn", "--count", "2")
     eventually(lambda: len(workers(tmp_path)) == 2)

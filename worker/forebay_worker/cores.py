@@ -21,9 +21,13 @@ class Cores:
         self._sets = sets
 
     def share(self, worker: int) -> Share:
-        """For worker ``worker``, which computes nothing yet, whatever the one before it did when it died."""
+        """For worker ``worker``."""
         same = range(worker % self._sets, self._workers, self._sets)
         return Share(self._busy, worker, tuple(each for each in same if each != worker))
+
+    def died(self, worker: int) -> None:
+        """It may have been killed while it computed, and who replaces it may be long in coming."""
+        self._busy[worker] = 0
 
 
 class Share:
@@ -33,7 +37,6 @@ class Share:
         self._busy = busy
         self._mine = mine
         self._others = others
-        self.rest()
 
     def work(self) -> None:
         self._busy[self._mine] = 1

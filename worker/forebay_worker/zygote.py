@@ -185,6 +185,7 @@ class Zygote:
     def _on_death(self, place: Place, status: int) -> None:
         now = time.monotonic()
         place.deaths.append(now)
+        self._cores.died(place.index)
         delay = refork_delay(place.deaths, now)
         if self._stop_by is None:
             log.error("worker.died", worker=place.name, pid=place.pid, status=status, again_in=delay)
