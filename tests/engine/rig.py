@@ -92,7 +92,7 @@ class HeldLoader:
     def __init__(self, device: Device) -> None:
         self.executor: Executor
         self._device = device
-        self.loading = False
+        self.copying = False
         self.rows_held = False
         self.rows_asked: list[tuple[str, tuple[int, ...]]] = []
         self.forgotten: list[tuple[str, frozenset[int] | None]] = []

@@ -54,12 +54,12 @@ from forebay_worker.team import Team
 cores = Cores(3)
 team, neighbour, seen = Team(2, cores.share(0)), cores.share(2), []
 
-def fit(loading=False):
-    team.fit(loading=loading)
+def fit(copying=False):
+    team.fit(copying=copying)
     seen.append(torch.get_num_threads())
 
-for loading in (False, True, True, False):
-    fit(loading)
+for copying in (False, True, True, False):
+    fit(copying)
 child = os.fork()  # as a neighbour is: another process
 if not child:
     neighbour.work()
@@ -75,7 +75,7 @@ print(seen)
 """
 
 
-def test_an_operation_is_for_one_thread_while_units_land_or_a_neighbour_computes() -> None:
+def test_an_operation_is_for_one_thread_while_the_loader_copies_or_a_neighbour_computes() -> None:
     said = subprocess.run([sys.executable, "-c", FITTING], check=True, capture_output=True, text=True, timeout=120)
     assert said.stdout.strip() == "[2, 1, 1, 2, 1, 2, 1, 0]"
 

@@ -149,19 +149,20 @@ def _probe(uri: str, dtype: str, access: Access, device: DeviceKind) -> int:
         return _refuse(f"{error.reason}: {error.message}")
     import torch
 
+    from forebay_worker.cores import Cores
     from forebay_worker.device import Device, DeviceError
     from forebay_worker.model.skeleton import Skeleton
     from forebay_worker.probe import measure
+    from forebay_worker.team import Team
 
     try:
         opened = Device.open(device, None, 0)
     except DeviceError as error:
         return _refuse(str(error))
-    torch.set_num_threads(1)  # as workers compute while units land, which is what is predicted with it
     skeleton = Skeleton.build(checkpoint)
     skeleton.to(opened.torch_device)
     with torch.inference_mode():
-        _print(asdict(measure(checkpoint, skeleton, opened)))
+        _print(asdict(measure(checkpoint, skeleton, opened, Team(opened.threads, Cores(1).share(0)))))
     return 0
 
 

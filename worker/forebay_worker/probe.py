@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -15,15 +16,11 @@ from forebay_worker.engine.kv import KvStore
 from forebay_worker.formation import Probe, Sample
 from forebay_worker.load.checkpoint import Checkpoint
 from forebay_worker.model.skeleton import Skeleton
+from forebay_worker.team import Team
 
-LAYER_TOKENS = (
-    1,
-    64,
-    16,
-    256,
-)  # the first two whatever time they take: from one alone, a prompt would cost its multiple
-ALWAYS = 2
-REPEATS = 5  # the shortest counts, of two at least: a machine that is busy just then must not look slow
+LAYER_TOKENS = (1, 64, 16, 256)
+ALWAYS = 2  # of these, whatever time they take: from one size alone, a prompt would cost its multiple
+ROUNDS = 6  # the shortest counts, of two at least: a machine that is busy just then must not look slow
 SECONDS = 0.25  # for the layer, and as much again for the head
 WEIGHT = 0.01  # any number but zero: untouched pages would all be the same cached one
 
@@ -35,7 +32,7 @@ class _Slice:
     blocks: Sequence[int]
 
 
-def measure(checkpoint: Checkpoint, skeleton: Skeleton, device: Device) -> Probe:
+def measure(checkpoint: Checkpoint, skeleton: Skeleton, device: Device, team: Team) -> Probe:
     """Takes about half a second, on the device thread while nothing else runs.
 
     Uses resident units where there are any, else stand-ins of the same shape. A part without memory has no samples.
@@ -43,9 +40,9 @@ def measure(checkpoint: Checkpoint, skeleton: Skeleton, device: Device) -> Probe
     resident = sorted(skeleton.resident)
     layers = [unit for unit in resident if 1 <= unit <= skeleton.layers] or [1]
     with _filled(checkpoint, skeleton, device, layers[0]) as there:
-        layer = _samples(LAYER_TOKENS, _layer(skeleton, layers[0] - 1, device), device) if there else ()
+        layer = _samples(LAYER_TOKENS, _layer(skeleton, layers[0] - 1, device), device, team) if there else ()
     with _filled(checkpoint, skeleton, device, skeleton.layers + 1) as there:
-        head = _samples((1,), _head(skeleton, device), device) if there else ()
+        head = _samples((1,), _head(skeleton, device), device, team) if there else ()
     return Probe(checkpoint.model.backbone, layer, head)
 
 
@@ -107,21 +104,23 @@ def _head(skeleton: Skeleton, device: Device) -> Callable[[int], None]:
     return run
 
 
-def _samples(sizes: Sequence[int], run: Callable[[int], None], device: Device) -> tuple[Sample, ...]:
-    samples: list[Sample] = []
+def _samples(sizes: Sequence[int], run: Callable[[int], None], device: Device, team: Team) -> tuple[Sample, ...]:
+    """In rounds over all ``sizes``, so that a moment in which others computed does not fall on one of them alone; where
+    it did, the next larger says more: fewer tokens never take longer. Every other round is for one thread: of a team
+    each operation waits for whoever has one of its cores, and looks twenty times as slow."""
     run(1)  # the first call of a kind is slow
+    best: dict[int, float] = {}
     end = time.perf_counter() + SECONDS
-    for number, size in enumerate(sizes):
-        if number >= ALWAYS and time.perf_counter() > end:
-            break
-        best = float("inf")
-        for turn in range(REPEATS):
+    for turn in range(ROUNDS):
+        team.alone() if turn % 2 else team.fit()
+        for number, size in enumerate(sizes):
             begin = time.perf_counter()
-            if turn > 1 and begin + best > end:
-                break
+            if (turn > 1 or number >= ALWAYS) and begin + best.get(size, 0.0) > end:
+                continue
             run(size)
             if device.kind == "cuda":
                 torch.cuda.synchronize(device.torch_device)
-            best = min(best, time.perf_counter() - begin)
-        samples.append(Sample(size, best))
-    return tuple(sorted(samples, key=lambda sample: sample.tokens))
+            best[size] = min(best.get(size, float("inf")), time.perf_counter() - begin)
+    largest_first = sorted(best, reverse=True)
+    shortest = accumulate((best[size] for size in largest_first), min)
+    return tuple(map(Sample, largest_first, shortest))[::-1]

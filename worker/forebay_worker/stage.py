@@ -180,7 +180,7 @@ class Executor:
                 self._do(call)
                 working, self._checked = True, False
             elif working:
-                self._team.fit(loading=self._loader.loading)
+                self._team.fit(copying=self._loader.copying)
                 working = self._pipelines.turn()
                 if not working:
                     self._team.rest()
@@ -257,8 +257,7 @@ class Executor:
 
     def _probe(self, backbone: str, done: Callable[[Probe], None]) -> None:
         if residence := self._residences.get(backbone):
-            self._team.fit(loading=True)  # what is predicted with it happens while units land
-            done(measure(residence.checkpoint, residence.skeleton, self._device))
+            done(measure(residence.checkpoint, residence.skeleton, self._device, self._team))
             self._team.rest()
 
     def _stop(self) -> None:

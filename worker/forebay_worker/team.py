@@ -32,14 +32,21 @@ class Team:
         self._share = share
         self._now = 0
 
-    def fit(self, *, loading: bool) -> None:
-        """To be called before operations; costs next to nothing when nothing has changed."""
+    def fit(self, *, copying: bool = False) -> None:
+        """To be called before operations; costs next to nothing when nothing has changed. ``copying``: the loader
+        thread takes a core."""
         self._share.work()
-        wanted = 1 if loading else max(1, self._threads // (1 + self._share.busy_neighbours))
-        if wanted != self._now:
-            torch.set_num_threads(wanted)
-            self._now = wanted
+        self._set(max(1, (self._threads - copying) // (1 + self._share.busy_neighbours)))
+
+    def alone(self) -> None:
+        """One thread does it all, until `fit` is called again."""
+        self._set(1)
 
     def rest(self) -> None:
         """Nothing is left to compute for now."""
         self._share.rest()
+
+    def _set(self, wanted: int) -> None:
+        if wanted != self._now:
+            torch.set_num_threads(wanted)
+            self._now = wanted

@@ -85,8 +85,13 @@ def _inspecting(function: FunctionSeen, step: Inspect) -> FunctionSeen:
 
 
 def _preparing(worker: WorkerSeen, step: Prepare) -> WorkerSeen:
-    probed = worker.probed | {step.backbone} if step.probe else worker.probed
-    return replace(worker, prepared=worker.prepared | {step.backbone}, probed=probed)
+    new = frozenset({step.backbone})
+    return replace(
+        worker,
+        prepared=worker.prepared | new,
+        preparing=worker.preparing | (new - worker.prepared),
+        probed=worker.probed | new if step.probe else worker.probed,
+    )
 
 
 def _holding(held: HoldingSeen | None, step: Hold) -> HoldingSeen:

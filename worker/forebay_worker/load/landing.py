@@ -138,6 +138,11 @@ class Begun:
         ready: Ready = self.filling.finish()
         return Landed(self.pick.backbone, self.pick.unit, ready.tensors, self.reservation, ready.event)
 
+    @property
+    def copying(self) -> bool:
+        """Whether moving its bytes takes a core of those that compute."""
+        return isinstance(self.filling, Arena)
+
     def abandon(self) -> None:
         if self.filling is not None:
             self.filling.abandon()

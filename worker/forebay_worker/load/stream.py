@@ -78,7 +78,7 @@ class Loader:
         self._rows: deque[_Rows] = deque()
         self._starved_since: float | None = None
         self._stop = threading.Event()
-        self._loading = False
+        self._copying = False
         self._measured = 0.0
         self.bytes_read = 0
         self.row_bytes_read = 0
@@ -141,9 +141,9 @@ class Loader:
             )
 
     @property
-    def loading(self) -> bool:
-        """Whether a unit is on its way."""
-        return self._loading
+    def copying(self) -> bool:
+        """Whether a unit is on its way that takes a core of those that compute."""
+        return self._copying
 
     @property
     def rate(self) -> float:
@@ -177,7 +177,7 @@ class Loader:
         """One piece, or one look-up of rows, or a sleep until something changes."""
         with self._wake:
             job = self._choose()
-            self._loading = isinstance(job, Begun)
+            self._copying = isinstance(job, Begun) and job.copying
             if job is None and not self._abandoned and not self._stop.is_set():
                 self._link.idle()
                 self._wake.wait(self._patience())
