@@ -21,12 +21,14 @@ BUDGET = 256
 PROMPTS = (16, 64, 256)
 BATCHES = (1, 4, 8)
 TOKENS = 24
+PAUSE = 1.0
+"""Seconds before a prompt: most come when nothing has been computed for a while, and threads have gone to sleep."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """``overhead``: seconds of a request beside computing; ``start``: from a cold request to its first byte;
-    ``link``: bytes per second that a link really gave."""
+    ``link``: bytes per second that a link really gave. ``kind.costs.hop``: what a step takes longer for each stage."""
 
     kind: Kind
     overhead: float
@@ -38,14 +40,14 @@ class Calibration:
         prefill = 64 / self.kind.prefill(64)
         return (
             f"calibrated: {step:.1f} ms a step of one token, {prefill:.0f} prompt tokens/s, "
-            f"{1e3 * self.overhead:.0f} ms beside computing, {1e3 * self.start:.0f} ms to the first byte, "
-            f"{self.link / 1e6:.1f} MB/s a link"
+            f"{1e3 * self.overhead:.0f} ms beside computing, {1e3 * self.kind.costs.hop:.1f} ms a hop, "
+            f"{1e3 * self.start:.0f} ms to the first byte, {self.link / 1e6:.1f} MB/s a link"
         )
 
 
 async def calibrate(system: System, name: str, link: float, repeat: int) -> Calibration:
     """Costs of ``name``, which is at zero now and alone in asking. ``link``: bytes per second as emulated."""
-    await first_token(system, name, 16)
+    first, end = await ask(system, name, 16, TOKENS)
     seen = await system.until(lambda seen: _done(seen, name), "the first replica holds all, alone")
     model = next(model for model in seen["models"] if model["backbone"] == _function(seen, name)["backbone"])
     cold = next(cold for cold in seen["coldStarts"] if cold["name"] == name)
@@ -54,6 +56,7 @@ async def calibrate(system: System, name: str, link: float, repeat: int) -> Cali
     steps: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     for _ in range(repeat):
         for prompt, seconds in firsts.items():
+            await asyncio.sleep(PAUSE)
             seconds.append(await first_token(system, name, prompt))
         for batch, seconds in steps.items():
             seconds.append(await step_seconds(system, name, batch))
@@ -63,14 +66,23 @@ async def calibrate(system: System, name: str, link: float, repeat: int) -> Cali
         {batch: statistics.median(seconds) for batch, seconds in steps.items()},
         start=cold["firstByteAt"] - cold["queuedAt"],
         link=link * said / took,
+        loading=(end - first) / (TOKENS - 1),
+        stages=len(cold["stages"]),
     )
 
 
 def fitted(
-    model: Model, firsts: dict[int, float], steps: dict[int, float], *, start: float, link: float
+    model: Model,
+    firsts: dict[int, float],
+    steps: dict[int, float],
+    *,
+    start: float,
+    link: float,
+    loading: float,
+    stages: int,
 ) -> Calibration:
     """Steps of a few tokens were measured apart; a prompt's first token has the overhead in it, which is what the
-    shortest prompt takes beyond such a step."""
+    shortest prompt takes beyond such a step. ``loading``: seconds of a step of one token of ``stages`` that load."""
     slope = max(firsts[256] - firsts[64], 0.0) / 192
     shortest = max(steps[8], steps[1]) + 8 * slope
     overhead = max(firsts[16] - shortest, 0.0)
@@ -80,7 +92,8 @@ def fitted(
         rising.append((tokens, max(seconds, rising[-1][1] if rising else 0.0)))
     # All of a step is put down to its layers: only the sum is measured.
     layer = tuple((tokens, seconds / model.layers) for tokens, seconds in rising)
-    return Calibration(Kind(model, Costs(layer=layer, head=((1, 0.0),)), BUDGET), overhead, start, link)
+    hop = max(loading - steps[1], 0.0) / stages
+    return Calibration(Kind(model, Costs(layer=layer, head=((1, 0.0),), hop=hop), BUDGET), overhead, start, link)
 
 
 def _function(seen: dict[str, Any], name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT, heading, table
+from machine import ROOT, heading, keep_near, table
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -77,15 +77,6 @@ async def measure(case: Case, model: Path) -> None:
             await system.until(lambda seen: seen["coldStarts"][0]["consolidatedAt"] is not None, "consolidated")
             case.compute.append(await first_token(system, prefix="Please. "))
             case.memory.append(max(map(overhead, (await system.look())["workers"])))
-
-
-def keep_near(model: Path) -> None:
-    """Bring the files into the page cache, from which some machines take what has been idle for a while: the emulated
-    link is to be what limits, not the disk."""
-    for path in model.iterdir():
-        with path.open("rb", buffering=0) as file:
-            while file.read(1 << 24):
-                pass
 
 
 def note(case: Case, cold: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Three functions share four workers of local mode on emulated links. First this machine is measured: seconds of a step
 by its tokens, seconds of a request beside computing, what a link gives. Then each slice is played, and simulated with
 those numbers: first token and device-seconds of both, side by side. A device-second is a second in which a worker
-holds or loads units of a function, sampled four times a second.
+holds or loads units of a function, sampled twice a second.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import openai
-from machine import ROOT, heading, table
+from machine import ROOT, heading, keep_near, table
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "e2e"))
@@ -38,7 +39,7 @@ from local.system import System, function, running, write
 from sim import traces
 
 WORKERS = 4
-SAMPLE = 0.25
+SAMPLE = 0.5
 TITLES = [
     "trace",
     "requests",
@@ -105,6 +106,33 @@ def up(folders: list[Path], scaling: Scaling, link: float) -> Iterator[System]:
             yield system
 
 
+async def at_rest(system: System) -> None:
+    """All workers are there, all is prepared and measured: as it was for long before anybody asked."""
+    await system.ready(WORKERS, FUNCTIONS)
+    await system.until(
+        lambda seen: len(seen["models"]) == FUNCTIONS and all(model["layerSeconds"] for model in seen["models"]),
+        "the compute of all models is measured",
+    )
+
+
+@contextlib.asynccontextmanager
+async def observed(system: System, note: Callable[[dict[str, Any]], None]) -> AsyncIterator[None]:
+    """``note`` gets what is seen, again and again."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(SAMPLE)
+            note(await system.look())
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+
+
 async def play(system: System, part: Slice, seconds: float) -> Played:
     """Every request at its time; devices are counted until ``seconds`` are over, requests until they end."""
     played = Played()
@@ -121,19 +149,19 @@ async def play(system: System, part: Slice, seconds: float) -> Played:
         else:
             played.firsts.append(first)
 
-    async def sample() -> None:
-        last = began
-        while last < began + seconds:
-            await asyncio.sleep(SAMPLE)
-            seen = await system.look()
-            now = min(time.monotonic(), began + seconds)
-            held = sum(len(set(worker["holds"]) | set(worker["loading"])) for worker in seen["workers"])
-            played.device_seconds += held * (now - last)
-            played.starts = len(seen["coldStarts"])
-            last = now
+    last = began
+
+    def note(seen: dict[str, Any]) -> None:
+        nonlocal last
+        now = min(time.monotonic(), began + seconds)
+        held = sum(len(set(worker["holds"]) | set(worker["loading"])) for worker in seen["workers"])
+        played.device_seconds += held * (now - last)
+        played.starts = len(seen["coldStarts"])
+        last = now
 
     asked = [one(f"f{i}", *request) for i, requests in enumerate(part.requests) for request in requests]
-    await asyncio.gather(sample(), *asked)
+    async with observed(system, note):
+        await asyncio.gather(asyncio.sleep(seconds + SAMPLE), *asked)
     return played
 
 
@@ -179,15 +207,18 @@ async def main() -> None:
         # One replica, whatever is asked at once: what is measured is one worker's.
         alone = Scaling(max_replicas=1, target=100.0, scale_to_zero_grace_period_seconds=600)
         with up(folders, alone, given.link * 1e6) as system:
-            await system.ready(WORKERS, FUNCTIONS)
-            found = await calibrate(system, "f0", given.link * 1e6, given.repeat)
+            await at_rest(system)
+            async with observed(system, lambda _: None):  # as it will be when the slices are played
+                found = await calibrate(system, "f0", given.link * 1e6, given.repeat)
         print(f"… {found}", file=sys.stderr)
         rows, notes = [], []
         for name in given.traces:
             part = cut(name, given.seconds, given.seed, found.kind)
             print(f"… {part}", file=sys.stderr)
             with up(folders, scaling, given.link * 1e6) as system:
-                await system.ready(WORKERS, FUNCTIONS)
+                await at_rest(system)
+                for folder in folders:
+                    keep_near(folder)
                 played = await play(system, part, given.seconds)
             rows.append(row(part, played, simulate(part, given.seconds, found, scaling), found))
             notes.append(f"- {part}; sent at most {1e3 * played.latest:.0f} ms late")

@@ -127,7 +127,13 @@ class Replica:
         self.queue.append(asked)
         if not self.group and self.serves:
             self.pass_time(now)
+            waits = self.rest_of_step()
             self.next_group()
+            self.left += waits * self.prefill_rate
+
+    def rest_of_step(self) -> float:
+        """Seconds until the step that is computed now is done: a prompt that comes meanwhile is not in it."""
+        return -(self.written - 1e-6) % 1 / self.rate if self.decoding else 0.0
 
     def next_group(self) -> None:
         """The next prompts, as many as fit into a step; they are prefilled together."""
