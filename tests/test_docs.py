@@ -11,14 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-FOLDERS = ("operator", "worker", "crds", "proto/forebay_metrics")
+FOLDERS = ("operator", "worker", "crds", "proto/forebay_process")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PROGRAMS = {
     "forebay_operator": ("operator",),
     "forebay_gateway": ("gateway",),
     "forebay_worker": ("worker",),
     "forebay_cli": ("cli",),
-    "forebay_metrics": ("operator", "gateway", "worker"),
+    "forebay_process": ("operator", "gateway", "worker"),
 }
 METRIC = re.compile(r"^(Counter|Gauge|Histogram|Info|Summary)(MetricFamily)?$")
 

@@ -18,8 +18,8 @@ from forebay_gateway.config import GatewayConfig
 from forebay_gateway.server import serve as serve_gateway
 from forebay_operator.config import InvalidSetting, OperatorConfig, PrometheusConfig
 from forebay_operator.files import FunctionFiles, LoadedFunctions
-from forebay_operator.logs import log_to
 from forebay_operator.server import serve as serve_operator
+from forebay_process.logs import log_to
 
 DRAIN_SECONDS = 30.0
 """How long streams may go on after Ctrl-C."""

@@ -11,20 +11,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from forebay_process.early import end_at_sigterm
+
 if __name__ == "__main__":
-    # The first process of a container is not ended by a signal that it has no handler for: told to end while it starts,
-    # it would stay for all of its grace period. What follows takes seconds on a busy machine.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    end_at_sigterm()
 
 from forebay_gateway.config import GatewayConfig, InvalidSetting, default_operator
 from forebay_gateway.errors import CannotStart
-from forebay_gateway.logs import log_to_stderr
 from forebay_gateway.server import serve
+from forebay_process.logs import log_to
 
 
 def main() -> int:
     """Exit status 2 for what the caller can put right, with a line that says how."""
-    log_to_stderr()
+    log_to()
     try:
         asyncio.run(_run(_config()))
     except (InvalidSetting, CannotStart) as error:

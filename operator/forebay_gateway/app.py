@@ -23,7 +23,7 @@ from forebay_gateway.page import Page
 from forebay_gateway.relay import Call, Relay
 from forebay_gateway.roster import Roster, Route
 from forebay_gateway.waiting import Room, refusal
-from forebay_metrics import shown
+from forebay_process.release import shown
 
 log = structlog.get_logger()
 

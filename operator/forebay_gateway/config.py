@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 from forebay_api import local, names
 from forebay_channel import Identity, InvalidIdentity
+from forebay_process import release
 
 Value = TypeVar("Value", int, float, str)
 
@@ -76,10 +76,10 @@ def default_operator(state: Path) -> str:
 
 
 def _metrics_release(environ: Mapping[str, str]) -> str:
-    text = environ.get("FOREBAY_METRICS_RELEASE", "")
-    if not re.fullmatch(r"[A-Za-z0-9._/-]{0,128}", text):
-        raise InvalidSetting(f"FOREBAY_METRICS_RELEASE={text!r}: expected at most 128 of A-Z a-z 0-9 . _ / -")
-    return text
+    try:
+        return release.told(environ)
+    except release.InvalidRelease as error:
+        raise InvalidSetting(str(error)) from None
 
 
 def _identity(environ: Mapping[str, str]) -> Identity | None:

@@ -26,7 +26,7 @@ from forebay_gateway.report import Reporter
 from forebay_gateway.roster import Roster
 from forebay_gateway.uplink import Uplink
 from forebay_gateway.waiting import Room
-from forebay_metrics import watched
+from forebay_process.expiry import watched
 
 log = structlog.get_logger()
 

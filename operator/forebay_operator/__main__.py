@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from forebay_process.early import end_at_sigterm
+
 if __name__ == "__main__":
-    # The first process of a container is not ended by a signal that it has no handler for: told to end while it starts,
-    # it would stay for all of its grace period. What follows takes seconds on a busy machine.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    end_at_sigterm()
 
 from forebay_operator.config import InvalidSetting, OperatorConfig
 from forebay_operator.listen import CannotListen
-from forebay_operator.logs import log_to
+from forebay_process.logs import log_to
 
 
 async def run(serving: Coroutine[None, None, None]) -> None:

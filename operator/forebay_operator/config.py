@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forebay_api import local, names
-
-RELEASE = re.compile(r"[A-Za-z0-9._/-]{0,128}")
-"""What stands in the label ``forebay_release``."""
+from forebay_process import release
 
 PROMETHEUS_TIMEOUT = 4.0
 PROMETHEUS_INTERVAL = 5.0
@@ -100,10 +98,10 @@ class OperatorConfig:
 
 def metrics_release(environ: Mapping[str, str]) -> str:
     """From ``FOREBAY_METRICS_RELEASE``. Raises InvalidSetting."""
-    text = environ.get("FOREBAY_METRICS_RELEASE", "")
-    if not RELEASE.fullmatch(text):
-        raise InvalidSetting(f"FOREBAY_METRICS_RELEASE={text!r}: expected at most 128 of A-Z a-z 0-9 . _ / -")
-    return text
+    try:
+        return release.told(environ)
+    except release.InvalidRelease as error:
+        raise InvalidSetting(str(error)) from None
 
 
 def port(environ: Mapping[str, str], name: str) -> int | None:

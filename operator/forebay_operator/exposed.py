@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from prometheus_client import start_http_server
 
-from forebay_metrics import shown
 from forebay_operator.listen import CannotListen
+from forebay_process.release import shown
 
 
 @contextlib.contextmanager

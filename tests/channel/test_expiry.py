@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from channel.authority import Authority
 from forebay_channel import InvalidIdentity, Role, expiry
 from forebay_channel.identity import Files
-from forebay_metrics import Expiry
+from forebay_process.expiry import Expiry
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 ENDS = [

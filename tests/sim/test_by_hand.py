@@ -36,6 +36,12 @@ def test_a_warm_replica_prefills_together_and_decodes_together(fleet: Make) -> N
     assert run.functions[0].last_ended == pytest.approx(0.21 + 9 * 0.02 + 11 * 0.01)
 
 
+def test_a_prompt_that_comes_during_a_step_waits_for_its_end(fleet: Make) -> None:
+    outcome = fleet(AlwaysOn([1]), [(0.0, 10, 11), (0.134, 10, 1)]).run()
+    # The first is prefilled until 0.10 and then writes a token every 10 ms: the second's step begins at 0.14.
+    assert list(outcome.firsts) == pytest.approx([0.1, 0.006 + 0.11], rel=1e-3)
+
+
 def test_a_prompt_beyond_the_budget_takes_several_steps(fleet: Make) -> None:
     outcome = fleet(AlwaysOn([1]), [(0.0, 250, 1)]).run()
     assert list(outcome.firsts) == pytest.approx([2.5])

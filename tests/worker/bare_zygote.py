@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from forebay_process.logs import log_to
 from forebay_worker.config import OneLineParser, add_serve_flags, read_serve_flags
-from forebay_worker.logs import log_to_stderr
 from forebay_worker.zygote import Seat, Zygote, end_with_parent
 
 
@@ -39,7 +39,7 @@ def main(folder: str, behaviour: str, *flags: str) -> None:
     config = read_serve_flags(parser, given)
     if config.die_with_parent is not None:
         end_with_parent(signal.SIGTERM, config.die_with_parent)
-    log_to_stderr()
+    log_to()
     (Path(folder) / "sockets").mkdir()
     nothing: Any = ()
     Zygote(config, nothing, lambda seat: behave(behaviour, seat)).run()

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from forebay_process.early import end_at_sigterm
 from forebay_worker.config import DeviceKind, OneLineParser, WorkerConfig, add_serve_flags, read_serve_flags
 
 if TYPE_CHECKING:
@@ -96,15 +97,13 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(config: WorkerConfig) -> int:
-    # As the first process of a container it would not be ended by a signal that it has no handler for, and importing
-    # torch takes seconds: told to end meanwhile, it would stay for all of its grace period.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    end_at_sigterm()
+    from forebay_process.logs import log_to
     from forebay_worker import nvml, sockets, zygote
-    from forebay_worker.logs import log_to_stderr
 
     if config.die_with_parent is not None:
         zygote.end_with_parent(signal.SIGTERM, config.die_with_parent)
-    log_to_stderr()
+    log_to()
     if config.device == "cuda" and not nvml.inventory():
         return _refuse("--device cuda: NVML finds no GPU; use cpu or auto")
     try:

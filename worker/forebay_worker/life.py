@@ -21,7 +21,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
 from forebay_channel import Guard, Role, add_port
-from forebay_metrics import Expiry
+from forebay_process.expiry import Expiry
+from forebay_process.logs import log_to
 from forebay_wire.v1 import engine_pb2_grpc, fleet_pb2, model_pb2, stage_pb2_grpc
 from forebay_worker.attach import Attachment
 from forebay_worker.commands import Commands
@@ -33,7 +34,6 @@ from forebay_worker.holdings import Holdings
 from forebay_worker.hop import Hops
 from forebay_worker.load.link import Bucket, Link
 from forebay_worker.load.stream import Loader
-from forebay_worker.logs import log_to_stderr
 from forebay_worker.metrics import WorkerCollector
 from forebay_worker.pipelines import faults_total
 from forebay_worker.prepare import Preparations
@@ -61,7 +61,7 @@ SERVER_OPTIONS = (
 
 def live(seat: Seat) -> int:
     """A forked process's whole life; the exit status."""
-    log_to_stderr(worker=seat.name)
+    log_to(worker=seat.name)
     return asyncio.run(_live(seat))
 
 

@@ -10,7 +10,6 @@ import grpc
 import structlog
 
 from forebay_channel import Guard, Role
-from forebay_metrics import watched
 from forebay_operator.cluster.api import Api
 from forebay_operator.cluster.config import ClusterConfig
 from forebay_operator.cluster.health_port import health_port
@@ -24,6 +23,7 @@ from forebay_operator.listen import OPTIONS, CannotListen, listen
 from forebay_operator.parts import TIMING, Timing
 from forebay_operator.server import GRACE, started
 from forebay_operator.together import together
+from forebay_process.expiry import watched
 
 log = structlog.get_logger(__name__)
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
 from forebay_api import names
+
+VARIABLE = "FOREBAY_METRICS_RELEASE"
+
+
+class InvalidRelease(ValueError):
+    """A line for people."""
+
+
+def told(environ: Mapping[str, str]) -> str:
+    """The release, empty = none. Raises InvalidRelease."""
+    text = environ.get(VARIABLE, "")
+    if not re.fullmatch(r"[A-Za-z0-9._/-]{0,128}", text):
+        raise InvalidRelease(f"{VARIABLE}={text!r}: expected at most 128 of A-Z a-z 0-9 . _ / -")
+    return text
 
 
 class Labelled(Collector):

@@ -1,15 +1,17 @@
-"""Logs of zygote and workers: one JSON object a line on stderr, with fixed keys. Never a prompt or an answer's text."""
+"""Logs: one JSON object a line, with fixed keys. Never a prompt or an answer's text."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 
-def log_to_stderr(**fixed: str) -> None:
-    """Set up structlog and the standard library's loggers of this process; ``fixed`` is in every line."""
+def log_to(stream: TextIO = sys.stderr, **fixed: str) -> None:
+    """Set up structlog and the standard library's loggers (grpc, asyncio, aiohttp) of this process; ``fixed`` is in
+    every line."""
 
     def add_fixed(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**fixed, **line}
@@ -22,7 +24,7 @@ def log_to_stderr(**fixed: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", key="ts"),
         structlog.processors.format_exc_info,
     ]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
