@@ -92,7 +92,7 @@ def fitted(
         rising.append((tokens, max(seconds, rising[-1][1] if rising else 0.0)))
     # All of a step is put down to its layers: only the sum is measured.
     layer = tuple((tokens, seconds / model.layers) for tokens, seconds in rising)
-    hop = max(loading - steps[1], 0.0) / stages
+    hop = max(loading - steps[1], 0.0) / stages if stages > 1 else 0.0
     return Calibration(Kind(model, Costs(layer=layer, head=((1, 0.0),), hop=hop), BUDGET), overhead, start, link)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT, heading, keep_near, table
+from machine import ROOT, at_rest, heading, table
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -64,7 +64,7 @@ async def measure(case: Case, model: Path) -> None:
             began = time.monotonic()
             await system.ready(case.workers)
             case.ready.append(time.monotonic() - began)
-            keep_near(model)
+            await at_rest(system, [model], case.workers)
             case.client.append(await first_token(system))
             seen = await system.until(
                 lambda seen: (

@@ -78,11 +78,12 @@ class Place:
 
 
 def at_zero(seen: view.View) -> bool:
-    """Nothing is on the devices, and all is ready for the next start."""
+    """Nothing is on the devices, and all is ready and measured for the next start."""
     backbones = {item["backbone"] for item in seen["functions"]}
     ready = all(worker["state"] == "Ready" and backbones <= set(worker["prepared"]) for worker in seen["workers"])
     empty = not any(worker["residentBytes"] for worker in seen["workers"]) and not seen["pipelines"]
-    return bool(seen["workers"]) and "" not in backbones and ready and empty
+    measured = all(model["layerSeconds"] for model in seen["models"])
+    return bool(seen["workers"]) and "" not in backbones and ready and measured and empty
 
 
 def told(seen: view.View, before: view.View) -> bool:

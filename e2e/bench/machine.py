@@ -1,4 +1,4 @@
-"""What every table says of itself: commit, machine, command; and what a measurement needs of the machine."""
+"""What every table says of itself: commit, machine, command; and the rest from which a measurement begins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from local.system import System
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +47,17 @@ def table(titles: list[str], rows: list[list[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+async def at_rest(system: System, models: Sequence[Path], workers: int) -> None:
+    """All is prepared and measured, as it was for long before anybody asked."""
+    await system.ready(workers, len(models))
+    await system.until(
+        lambda seen: len(seen["models"]) == len(models) and all(model["layerSeconds"] for model in seen["models"]),
+        "the compute of all models is measured",
+    )
+    for model in models:
+        keep_near(model)
 
 
 def keep_near(model: Path) -> None:

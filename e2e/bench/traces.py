@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from machine import ROOT, heading, keep_near, table
+from machine import ROOT, at_rest, heading, table
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "e2e"))
@@ -106,31 +106,19 @@ def up(folders: list[Path], scaling: Scaling, link: float) -> Iterator[System]:
             yield system
 
 
-async def at_rest(system: System) -> None:
-    """All workers are there, all is prepared and measured: as it was for long before anybody asked."""
-    await system.ready(WORKERS, FUNCTIONS)
-    await system.until(
-        lambda seen: len(seen["models"]) == FUNCTIONS and all(model["layerSeconds"] for model in seen["models"]),
-        "the compute of all models is measured",
-    )
-
-
 @contextlib.asynccontextmanager
 async def observed(system: System, note: Callable[[dict[str, Any]], None]) -> AsyncIterator[None]:
-    """``note`` gets what is seen, again and again."""
+    """``note`` gets what is seen, every ``SAMPLE`` seconds until this is left."""
 
     async def look() -> None:
         while True:
             await asyncio.sleep(SAMPLE)
             note(await system.look())
 
-    looking = asyncio.create_task(look())
-    try:
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(look())
         yield
-    finally:
         looking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await looking
 
 
 async def play(system: System, part: Slice, seconds: float) -> Played:
@@ -153,6 +141,8 @@ async def play(system: System, part: Slice, seconds: float) -> Played:
 
     def note(seen: dict[str, Any]) -> None:
         nonlocal last
+        if last >= began + seconds:
+            return
         now = min(time.monotonic(), began + seconds)
         held = sum(len(set(worker["holds"]) | set(worker["loading"])) for worker in seen["workers"])
         played.device_seconds += held * (now - last)
@@ -161,7 +151,8 @@ async def play(system: System, part: Slice, seconds: float) -> Played:
 
     asked = [one(f"f{i}", *request) for i, requests in enumerate(part.requests) for request in requests]
     async with observed(system, note):
-        await asyncio.gather(asyncio.sleep(seconds + SAMPLE), *asked)
+        await asyncio.gather(asyncio.sleep(seconds), *asked)
+    note(await system.look())
     return played
 
 
@@ -207,7 +198,7 @@ async def main() -> None:
         # One replica, whatever is asked at once: what is measured is one worker's.
         alone = Scaling(max_replicas=1, target=100.0, scale_to_zero_grace_period_seconds=600)
         with up(folders, alone, given.link * 1e6) as system:
-            await at_rest(system)
+            await at_rest(system, folders, WORKERS)
             async with observed(system, lambda _: None):  # as it will be when the slices are played
                 found = await calibrate(system, "f0", given.link * 1e6, given.repeat)
         print(f"… {found}", file=sys.stderr)
@@ -216,9 +207,7 @@ async def main() -> None:
             part = cut(name, given.seconds, given.seed, found.kind)
             print(f"… {part}", file=sys.stderr)
             with up(folders, scaling, given.link * 1e6) as system:
-                await at_rest(system)
-                for folder in folders:
-                    keep_near(folder)
+                await at_rest(system, folders, WORKERS)
                 played = await play(system, part, given.seconds)
             rows.append(row(part, played, simulate(part, given.seconds, found, scaling), found))
             notes.append(f"- {part}; sent at most {1e3 * played.latest:.0f} ms late")

@@ -127,9 +127,10 @@ class Replica:
         self.queue.append(asked)
         if not self.group and self.serves:
             self.pass_time(now)
-            waits = self.rest_of_step()
+            waits, before = self.rest_of_step(), self.rate
             self.next_group()
             self.left += waits * self.prefill_rate
+            self.written += waits * (before - self.rate)  # meanwhile others write as fast as they did
 
     def rest_of_step(self) -> float:
         """Seconds until the step that is computed now is done: a prompt that comes meanwhile is not in it."""

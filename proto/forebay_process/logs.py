@@ -9,9 +9,9 @@ from typing import TextIO
 import structlog
 
 
-def log_to(stream: TextIO = sys.stderr, **fixed: str) -> None:
-    """Set up structlog and the standard library's loggers (grpc, asyncio, aiohttp) of this process; ``fixed`` is in
-    every line."""
+def log_to(stream: TextIO | None = None, **fixed: str) -> None:
+    """Set up structlog and the standard library's loggers (grpc, asyncio, aiohttp) of this process; ``stream`` None =
+    stderr, ``fixed`` is in every line."""
 
     def add_fixed(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**fixed, **line}
@@ -24,7 +24,7 @@ def log_to(stream: TextIO = sys.stderr, **fixed: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", key="ts"),
         structlog.processors.format_exc_info,
     ]
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -29,7 +29,7 @@ def test_what_was_told_is_seen_as_told_once_however_often() -> None:
     seen = snapshot([function(), function("other", backbone="o")], [worker("w0"), worker("w1")])
     after = applied(seen, STEPS)
     assert [f.inspecting for f in after.functions] == [True, False]
-    assert (after.workers[0].probed, after.workers[0].preparing) == ({"b"}, frozenset())
+    assert after.workers[0].probed == {"b"}
     assert after.workers[0].holdings["b"] == HoldingSeen(order=(1, 2, 0), urgent=3)
     assert after.pipelines == (pipeline(*STAGES, told_only=True),)
     assert after.next_epoch == Epoch(1, 2)
@@ -39,13 +39,6 @@ def test_what_was_told_is_seen_as_told_once_however_often() -> None:
     assert drained.pipelines[0].phase is PipelinePhase.DRAINING
     assert applied(drained, [Drain(Epoch(1, 1))]) == drained
     assert applied(after, [Dissolve(Epoch(1, 1))]).pipelines == ()
-
-
-def test_a_worker_prepares_until_it_reports_that_it_has() -> None:
-    for prepared, preparing in ((frozenset[str](), {"b"}), (frozenset({"b"}), set[str]())):
-        seen = replace(snapshot([function()]), workers=(replace(worker("w0"), prepared=prepared),))
-        told = applied(seen, [Prepare("w0", "b", False), Prepare("w0", "b", True)]).workers[0]
-        assert (told.prepared, told.preparing, told.probed) == ({"b"}, preparing, {"b"})
 
 
 def test_a_drop_takes_the_order_at_once_and_the_memory_later() -> None:

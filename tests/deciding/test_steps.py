@@ -215,23 +215,11 @@ def test_compute_is_measured_once_for_workers_that_share_it() -> None:
     seen = snapshot([function()], [*shared, worker("w2")], costs=Costs())
     seen = replace(seen, workers=tuple(replace(w, prepared=frozenset()) for w in seen.workers))
     steps = next_steps(seen, NOW).steps
-    assert steps == tuple(Prepare(name, "b", False) for name in ("w0", "w1", "w2"))
-    assert next_steps(applied(seen, steps), NOW).steps == ()  # one still prepares, which takes the cores
-    ready = replace(seen, workers=tuple(replace(w, prepared=frozenset({"b"})) for w in seen.workers))
-    steps = next_steps(ready, NOW).steps
-    assert steps == (Prepare("w0", "b", True), Prepare("w2", "b", True))
-    after = applied(ready, steps)
+    assert steps == (Prepare("w0", "b", True), Prepare("w1", "b", False), Prepare("w2", "b", True))
+    after = applied(seen, steps)
     assert next_steps(after, NOW).steps == ()
     alone = replace(after, workers=after.workers[1:])
     assert next_steps(alone, NOW).steps == (Prepare("w1", "b", True),)
-
-
-def test_compute_is_measured_where_nobody_of_the_node_prepares() -> None:
-    others = replace(worker("w1"), preparing=frozenset({"o"}))
-    seen = snapshot([function()], [replace(worker("w0"), node="a"), replace(others, node="a")], costs=Costs())
-    assert next_steps(seen, NOW).steps == ()
-    elsewhere = replace(seen, workers=(seen.workers[0], replace(seen.workers[1], node="b")))
-    assert next_steps(elsewhere, NOW).steps == (Prepare("w0", "b", True),)
 
 
 def test_steps_stand_in_the_order_in_which_they_must_be_heard() -> None:

@@ -37,9 +37,11 @@ def test_a_warm_replica_prefills_together_and_decodes_together(fleet: Make) -> N
 
 
 def test_a_prompt_that_comes_during_a_step_waits_for_its_end(fleet: Make) -> None:
-    outcome = fleet(AlwaysOn([1]), [(0.0, 10, 11), (0.134, 10, 1)]).run()
-    # The first is prefilled until 0.10 and then writes a token every 10 ms: the second's step begins at 0.14.
+    run = fleet(AlwaysOn([1]), [(0.0, 10, 11), (0.134, 10, 1)])
+    outcome = run.run()
+    # The first is prefilled until 0.10 and then writes a token every 10 ms: the second's step is from 0.14 to 0.25.
     assert list(outcome.firsts) == pytest.approx([0.1, 0.006 + 0.11], rel=1e-3)
+    assert run.functions[0].last_ended == pytest.approx(0.25 + 5 * 0.01, rel=1e-3)
 
 
 def test_a_prompt_beyond_the_budget_takes_several_steps(fleet: Make) -> None:

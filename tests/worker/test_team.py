@@ -75,7 +75,7 @@ print(seen)
 """
 
 
-def test_an_operation_is_for_one_thread_while_the_loader_copies_or_a_neighbour_computes() -> None:
+def test_an_operation_is_for_fewer_threads_while_the_loader_copies_or_a_neighbour_computes() -> None:
     said = subprocess.run([sys.executable, "-c", FITTING], check=True, capture_output=True, text=True, timeout=120)
     assert said.stdout.strip() == "[2, 1, 1, 2, 1, 2, 1, 0]"
 

@@ -20,7 +20,7 @@ from forebay_worker.team import Team
 
 LAYER_TOKENS = (1, 64, 16, 256)
 ALWAYS = 2  # of these, whatever time they take: from one size alone, a prompt would cost its multiple
-ROUNDS = 6  # the shortest counts, of two at least: a machine that is busy just then must not look slow
+ROUNDS = 3  # the shortest counts, of as many as there is time for: a machine that is busy just then must not look slow
 SECONDS = 0.25  # for the layer, and as much again for the head
 WEIGHT = 0.01  # any number but zero: untouched pages would all be the same cached one
 
@@ -105,22 +105,23 @@ def _head(skeleton: Skeleton, device: Device) -> Callable[[int], None]:
 
 
 def _samples(sizes: Sequence[int], run: Callable[[int], None], device: Device, team: Team) -> tuple[Sample, ...]:
-    """In rounds over all ``sizes``, so that a moment in which others computed does not fall on one of them alone; where
-    it did, the next larger says more: fewer tokens never take longer. Every other round is for one thread: of a team
-    each operation waits for whoever has one of its cores, and looks twenty times as slow."""
-    run(1)  # the first call of a kind is slow
+    """First of the team, then of one thread: of a team each operation waits for whoever has one of its cores, and looks
+    twenty times as slow. In rounds over all ``sizes``, so that a moment in which others computed does not fall on one
+    of them; where it did, the next larger says more: fewer tokens never take longer."""
     best: dict[int, float] = {}
-    end = time.perf_counter() + SECONDS
-    for turn in range(ROUNDS):
-        team.alone() if turn % 2 else team.fit()
-        for number, size in enumerate(sizes):
-            begin = time.perf_counter()
-            if (turn > 1 or number >= ALWAYS) and begin + best.get(size, 0.0) > end:
-                continue
-            run(size)
-            if device.kind == "cuda":
-                torch.cuda.synchronize(device.torch_device)
-            best[size] = min(best.get(size, float("inf")), time.perf_counter() - begin)
+    for way, always in ((team.fit, ALWAYS), (team.alone, 0)):
+        way()
+        run(1)  # the first call of a kind is slow
+        end = time.perf_counter() + SECONDS / 2
+        for turn in range(ROUNDS):
+            for number, size in enumerate(sizes):
+                begin = time.perf_counter()
+                if (turn or number >= always) and begin + best.get(size, 0.0) > end:
+                    continue
+                run(size)
+                if device.kind == "cuda":
+                    torch.cuda.synchronize(device.torch_device)
+                best[size] = min(best.get(size, float("inf")), time.perf_counter() - begin)
     largest_first = sorted(best, reverse=True)
     shortest = accumulate((best[size] for size in largest_first), min)
     return tuple(map(Sample, largest_first, shortest))[::-1]

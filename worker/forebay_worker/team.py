@@ -1,8 +1,8 @@
 """The team of OpenMP threads that share one operation's work: the device thread's, and nobody else's.
 
 A team waits for its last thread at the end of every operation, and that one for a core. Where others are busy on the
-cores, with copies of units that land or with a neighbour's steps, one thread alone is faster: two workers of two cores
-that answer at once write 24 tokens a second so, and wrote 11 in teams of two.
+cores, with copies of units that land or with a neighbour's steps, a smaller one is faster: two workers of two cores
+that answer at once write 24 tokens a second alone, and wrote 11 in teams of two.
 
 libgomp keeps a team for each thread that ever ran a parallel operation. With more threads in teams than there are
 cores it stops spinning between operations, everywhere in the process, and each of the hundreds of a step sleeps and is

@@ -85,13 +85,8 @@ def _inspecting(function: FunctionSeen, step: Inspect) -> FunctionSeen:
 
 
 def _preparing(worker: WorkerSeen, step: Prepare) -> WorkerSeen:
-    new = frozenset({step.backbone})
-    return replace(
-        worker,
-        prepared=worker.prepared | new,
-        preparing=worker.preparing | (new - worker.prepared),
-        probed=worker.probed | new if step.probe else worker.probed,
-    )
+    probed = worker.probed | {step.backbone} if step.probe else worker.probed
+    return replace(worker, prepared=worker.prepared | {step.backbone}, probed=probed)
 
 
 def _holding(held: HoldingSeen | None, step: Hold) -> HoldingSeen:

@@ -113,8 +113,7 @@ def _inspections(seen: Snapshot) -> list[Inspect]:
 
 def _preparations(seen: Snapshot) -> list[Prepare]:
     """Skeleton and tokenizer on every ready worker of a function's pool, before anybody asks; compute is measured once
-    for each set of resources, only while nothing is known of it, and when nobody of the node prepares any more: that
-    takes the cores whose speed is to be found."""
+    for each set of resources, and only while nothing is known of it."""
     found = []
     pools: dict[str, set[str]] = {}
     for function in seen.functions:
@@ -130,12 +129,10 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
         able = [worker for worker in ready if unmeasured or backbone not in worker.prepared]
         able = [worker for worker in able if any(map(worker.serves, pools[backbone]))]
         measured = {worker.compute for worker in able if backbone in worker.probed}
-        crowded = {worker.node for worker in able if worker.preparing or backbone not in worker.prepared}
         for worker in able:
-            if backbone not in worker.prepared:
-                found.append(Prepare(worker.name, backbone, probe=False))
-            elif unmeasured and worker.node not in crowded and worker.compute not in measured:
-                found.append(Prepare(worker.name, backbone, probe=True))
+            probe = unmeasured and worker.compute not in measured
+            if probe or backbone not in worker.prepared:
+                found.append(Prepare(worker.name, backbone, probe))
                 measured.add(worker.compute)
     return found
 

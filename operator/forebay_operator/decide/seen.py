@@ -76,9 +76,9 @@ class PipelineSeen:
 class WorkerSeen:
     """``memory`` is the budget for units and KV; ``compute`` names the resources it computes on.
 
-    ``prepared``: backbones whose skeleton and tokenizer it has, or was told to make, ``preparing``: the latter;
-    ``probed``: those whose compute it measured, or was told to measure. ``not_numbers``: those whose answers were no
-    numbers there. ``pool``: the one it belongs to, empty where there are none: it serves functions of every pool."""
+    ``prepared``: backbones whose skeleton and tokenizer it has, or was told to make; ``probed``: those whose compute it
+    measured, or was told to measure. ``not_numbers``: those whose answers were no numbers there. ``pool``: the one it
+    belongs to, empty where there are none: it serves functions of every pool."""
 
     name: str
     incarnation: str
@@ -91,7 +91,6 @@ class WorkerSeen:
     holdings: Mapping[str, HoldingSeen] = field(default_factory=dict)
     kv_bytes: Mapping[Epoch, int] = field(default_factory=dict)
     prepared: frozenset[str] = frozenset()
-    preparing: frozenset[str] = frozenset()
     probed: frozenset[str] = frozenset()
     not_numbers: frozenset[str] = frozenset()
 

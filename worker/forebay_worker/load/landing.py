@@ -86,11 +86,15 @@ class Way:
         tensors, dtype = checkpoint.tensors[unit], checkpoint.model.dtype
         if self._ring:
             return Pinned(self.device, tensors, dtype, source, self._ring)
-        if any(tensor.dtype != dtype for tensor in tensors):
+        if self.copies(checkpoint, unit):
             return Arena(self.device, tensors, dtype, source)
         # Over an emulated link too, which says when bytes are there: a copy would take the cores that compute, where a
         # GPU's engine copies by itself (fresh memory costs up to 3.5 ms of CPU time a megabyte in a virtual machine).
         return Mapped(tensors, source)
+
+    def copies(self, checkpoint: Checkpoint, unit: int) -> bool:
+        """Whether moving its bytes takes a core of those that compute."""
+        return self._ring is None and any(tensor.dtype != checkpoint.model.dtype for tensor in checkpoint.tensors[unit])
 
 
 @dataclass(slots=True, eq=False)
@@ -140,8 +144,7 @@ class Begun:
 
     @property
     def copying(self) -> bool:
-        """Whether moving its bytes takes a core of those that compute."""
-        return isinstance(self.filling, Arena)
+        return self.way.copies(self.checkpoint, self.pick.unit)
 
     def abandon(self) -> None:
         if self.filling is not None:
