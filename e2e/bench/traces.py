@@ -1,8 +1,8 @@
 """Does the simulator tell the truth? Slices of each arrival process in real time, beside what it says of them.
 
-Three functions share four workers of local mode on emulated links. First this machine is measured: seconds of a step
-by its tokens, seconds of a request beside computing, what a link gives. Then each slice is played, and simulated with
-those numbers: first token and device-seconds of both, side by side. A device-second is a second in which a worker
+Three functions share four workers of local mode on emulated links. Before each slice this machine is measured: seconds
+of a step by its tokens, seconds of a request beside computing, what a link gives. The slice is played, and simulated
+with those numbers: first token and device-seconds of both, side by side. A device-second is a second in which a worker
 holds or loads units of a function, sampled twice a second.
 """
 
@@ -121,6 +121,15 @@ async def observed(system: System, note: Callable[[dict[str, Any]], None]) -> As
         looking.cancel()
 
 
+async def measured(folders: list[Path], link: float, repeat: int) -> Calibration:
+    """One replica, whatever is asked at once: what is measured is one worker's."""
+    alone = Scaling(max_replicas=1, target=100.0, scale_to_zero_grace_period_seconds=600)
+    with up(folders, alone, link) as system:
+        await at_rest(system, folders, WORKERS)
+        async with observed(system, lambda _: None):  # as it will be when a slice is played
+            return await calibrate(system, "f0", link, repeat)
+
+
 async def play(system: System, part: Slice, seconds: float) -> Played:
     """Every request at its time; devices are counted until ``seconds`` are over, requests until they end."""
     played = Played()
@@ -193,28 +202,25 @@ async def main() -> None:
     if given.seconds <= 0 or given.link <= 0:
         parser.error("--seconds and --link: more than 0 would be right")
     scaling = Scaling(max_replicas=WORKERS, target=given.target, scale_to_zero_grace_period_seconds=given.grace)
+    rows, notes = [], []
     with tempfile.TemporaryDirectory(prefix="forebay-traces-") as temporary:
         folders = models(Path(temporary))
-        # One replica, whatever is asked at once: what is measured is one worker's.
-        alone = Scaling(max_replicas=1, target=100.0, scale_to_zero_grace_period_seconds=600)
-        with up(folders, alone, given.link * 1e6) as system:
-            await at_rest(system, folders, WORKERS)
-            async with observed(system, lambda _: None):  # as it will be when the slices are played
-                found = await calibrate(system, "f0", given.link * 1e6, given.repeat)
-        print(f"… {found}", file=sys.stderr)
-        rows, notes = [], []
         for name in given.traces:
+            # Just before, since the machine is not the same for an hour.
+            found = await measured(folders, given.link * 1e6, given.repeat)
+            print(f"… {found}", file=sys.stderr)
             part = cut(name, given.seconds, given.seed, found.kind)
             print(f"… {part}", file=sys.stderr)
             with up(folders, scaling, given.link * 1e6) as system:
                 await at_rest(system, folders, WORKERS)
                 played = await play(system, part, given.seconds)
             rows.append(row(part, played, simulate(part, given.seconds, found, scaling), found))
-            notes.append(f"- {part}; sent at most {1e3 * played.latest:.0f} ms late")
+            print(f"… {' '.join(rows[-1])}", file=sys.stderr)
+            notes.append(f"- {part}; sent at most {1e3 * played.latest:.0f} ms late\n  {found}")
     what = f"{given.seconds:g} s of each arrival process: local mode beside the simulator"
     print(heading(f"{what}, {FUNCTIONS} × SmolLM2-135M, {WORKERS} workers, {given.link:g} MB/s a link"))
     print(table(TITLES, rows))
-    print(f"\n÷ is simulated over real: 0.85 to 1.15 is what is asked for\n- {found}")
+    print("\n÷ is simulated over real: 0.85 to 1.15 is what is asked for")
     print("\n".join(notes))
 
 
