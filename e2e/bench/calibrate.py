@@ -21,6 +21,8 @@ BUDGET = 256
 PROMPTS = (16, 64, 256)
 BATCHES = (1, 4, 8)
 TOKENS = 24
+LOADING = 4
+"""Prompts that are measured while stages load: about as long as four links of 50 MB/s need."""
 PAUSE = 1.0
 """Seconds before a prompt: most come when nothing has been computed for a while, and threads have gone to sleep."""
 
@@ -28,26 +30,29 @@ PAUSE = 1.0
 @dataclass(frozen=True)
 class Calibration:
     """``overhead``: seconds of a request beside computing; ``start``: from a cold request to its first byte;
-    ``link``: bytes per second that a link really gave. ``kind.costs.hop``: what a step takes longer for each stage."""
+    ``link``: bytes per second that a link really gave; ``staged``: times as long that a step of stages takes that load.
+    """
 
     kind: Kind
     overhead: float
     start: float
     link: float
+    staged: float
 
     def __str__(self) -> str:
         step = 1e3 * self.kind.step(1, 1)
         prefill = 64 / self.kind.prefill(64)
         return (
             f"calibrated: {step:.1f} ms a step of one token, {prefill:.0f} prompt tokens/s, "
-            f"{1e3 * self.overhead:.0f} ms beside computing, {1e3 * self.kind.costs.hop:.1f} ms a hop, "
+            f"{1e3 * self.overhead:.0f} ms beside computing, × {self.staged:.2f} in stages, "
             f"{1e3 * self.start:.0f} ms to the first byte, {self.link / 1e6:.1f} MB/s a link"
         )
 
 
 async def calibrate(system: System, name: str, link: float, repeat: int) -> Calibration:
     """Costs of ``name``, which is at zero now and alone in asking. ``link``: bytes per second as emulated."""
-    first, end = await ask(system, name, 16, TOKENS)
+    cold_first, end = await ask(system, name, 16, TOKENS)
+    loading = [await first_token(system, name, 64) for _ in range(LOADING)]
     seen = await system.until(lambda seen: _done(seen, name), "the first replica holds all, alone")
     model = next(model for model in seen["models"] if model["backbone"] == _function(seen, name)["backbone"])
     cold = next(cold for cold in seen["coldStarts"] if cold["name"] == name)
@@ -66,8 +71,7 @@ async def calibrate(system: System, name: str, link: float, repeat: int) -> Cali
         {batch: statistics.median(seconds) for batch, seconds in steps.items()},
         start=cold["firstByteAt"] - cold["queuedAt"],
         link=link * said / took,
-        loading=(end - first) / (TOKENS - 1),
-        stages=len(cold["stages"]),
+        loading=((end - cold_first) / (TOKENS - 1), statistics.median(loading)),
     )
 
 
@@ -78,11 +82,11 @@ def fitted(
     *,
     start: float,
     link: float,
-    loading: float,
-    stages: int,
+    loading: tuple[float, float],
 ) -> Calibration:
     """Steps of a few tokens were measured apart; a prompt's first token has the overhead in it, which is what the
-    shortest prompt takes beyond such a step. ``loading``: seconds of a step of one token of ``stages`` that load."""
+    shortest prompt takes beyond such a step. ``loading``: seconds of a step of one token, and of a first token after
+    64, of stages that load."""
     slope = max(firsts[256] - firsts[64], 0.0) / 192
     shortest = max(steps[8], steps[1]) + 8 * slope
     overhead = max(firsts[16] - shortest, 0.0)
@@ -92,8 +96,9 @@ def fitted(
         rising.append((tokens, max(seconds, rising[-1][1] if rising else 0.0)))
     # All of a step is put down to its layers: only the sum is measured.
     layer = tuple((tokens, seconds / model.layers) for tokens, seconds in rising)
-    hop = max(loading - steps[1], 0.0) / stages if stages > 1 else 0.0
-    return Calibration(Kind(model, Costs(layer=layer, head=((1, 0.0),), hop=hop), BUDGET), overhead, start, link)
+    slower = (loading[0] / steps[1], (loading[1] - overhead) / (firsts[64] - overhead))
+    kind = Kind(model, Costs(layer=layer, head=((1, 0.0),), hop=0.0), BUDGET)  # hops are in ``staged``
+    return Calibration(kind, overhead, start, link, max(statistics.mean(slower), 1.0))
 
 
 def _function(seen: dict[str, Any], name: str) -> dict[str, Any]:

@@ -176,6 +176,7 @@ def simulate(part: Slice, seconds: float, found: Calibration, scaling: Scaling) 
         places=FUNCTIONS,
         start=found.start,
         shared=True,
+        staged=found.staged,
     )
     return Fleet(hardware, part.loads("measured"), Ours(), seconds, lambda _: found.kind, scaling).run()
 

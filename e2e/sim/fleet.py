@@ -50,7 +50,7 @@ class Fleet:
         self.functions: list[Function] = []
         for index, load in enumerate(loads):
             kind = kinds(load.size)
-            speed = speeds.setdefault(load.size, Speed(kind, batch))
+            speed = speeds.setdefault(load.size, Speed(kind, batch, hardware.staged))
             function = Function(index, load, kind, speed, scaling)
             function.lead = hardware.start + kind.model.link_bytes / hardware.link
             self.functions.append(function)

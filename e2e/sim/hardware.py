@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Hardware:
     """Rates in bytes per second; ``bucket`` is shared by the links of one node (0: there is none). ``places``: models
     that a device can hold at once. ``start``: seconds from the request to the first byte. ``shared``: all devices
-    compute on the same processors (several workers on one machine)."""
+    compute on the same processors (several workers on one machine); ``staged``: times as long that a step takes there
+    on several that load."""
 
     gpus: int = 64
     per_node: int = 8
@@ -19,6 +20,7 @@ class Hardware:
     places: int = 1
     start: float = 0.05
     shared: bool = False
+    staged: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("gpus", "per_node", "link", "memory", "places"):

@@ -30,11 +30,13 @@ class Asked:
 
 
 class Speed:
-    """Seconds of a step of one kind of model, remembered: they are asked for at every event."""
+    """Seconds of a step of one kind of model, remembered: they are asked for at every event. ``staged``: times as long
+    that it takes on several devices."""
 
-    def __init__(self, kind: Kind, batch: int) -> None:
+    def __init__(self, kind: Kind, batch: int, staged: float) -> None:
         self.kind = kind
         self.batch = batch
+        self.staged = staged
         self.budget = kind.budget
         self._steps: dict[tuple[int, int], float] = {}
 
@@ -53,10 +55,12 @@ class Replica:
     devices through which each step goes; ``hop``: seconds between two of them."""
 
     __slots__ = (
+        "alive",
         "began",
         "decoding",
         "draining",
         "extra",
+        "fills",
         "formed",
         "group",
         "held",
@@ -91,6 +95,8 @@ class Replica:
         self.stages = len(held)
         self.hop = hop
         self.opens = opens
+        self.alive = True
+        self.fills = inf  # when its first device holds all
         self.formed = False  # takes requests before it serves
         self.serves = serves
         self.draining = False
@@ -158,12 +164,15 @@ class Replica:
     def pace(self) -> None:
         """Rates from now on."""
         decoding = len(self.decoding)
-        hops = self.hop * self.stages if self.stages > 1 else 0.0
+        hops, slow = 0.0, float(self.slow)
+        if self.stages > 1:
+            # Stages wait for one another; while they do, others compute.
+            hops, slow = self.hop * self.stages, max(slow, self.speed.staged)
         if self.group:
-            pace = 1 / (self.speed.step(self.steps, decoding) * self.slow + hops)
+            pace = 1 / (self.speed.step(self.steps, decoding) * slow + hops)
             self.rate, self.prefill_rate = (pace if decoding else 0.0), pace * self.steps
         elif decoding:
-            self.rate = 1 / (self.speed.step(0, decoding) * self.slow + hops)
+            self.rate = 1 / (self.speed.step(0, decoding) * slow + hops)
         else:
             self.rate = 0.0
 

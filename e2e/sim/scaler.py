@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from sim.function import Function
+from sim.links import Links
 from sim.replica import Replica
 from sim.starts import Start, Starts
 
@@ -25,6 +26,7 @@ class Scaler:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._starts = Starts(fleet.devices)
+        self._links = Links()
         self.peaks = [0] * len(fleet.functions)
 
     def check_at(self, function: Function, when: float) -> None:
@@ -92,12 +94,17 @@ class Scaler:
         if start.opens <= 0:
             self.open(replica, None)
             return True
+        waits, replica.fills = 0.0, fleet.now + start.fills
+        if fleet.hardware.places > 1:
+            rest = start.fills - start.opens if replica.formed else 0.0
+            waits = self._links.begin(replica, fleet.now, start.opens - fleet.hardware.start, rest)
+            replica.opens += waits
         if replica.formed:
             while function.held:
                 replica.admit(function.held.popleft(), fleet.now)
             tokens = replica.first_group(FRONT_BUDGET)
-            replica.opens = fleet.now + fleet.hardware.start + start.first_token(max(tokens, 1))
-            fleet.at(fleet.now + start.fills, self.consolidate, replica)
+            replica.opens = fleet.now + waits + fleet.hardware.start + start.first_token(max(tokens, 1))
+            fleet.at(replica.fills, self.consolidate, replica)
         replica.pulling = list(start.devices)
         for device in start.devices:
             fleet.devices.begin_load(device)
@@ -132,6 +139,9 @@ class Scaler:
         function: Function = replica.owner  # type: ignore[assignment]
         if replica not in function.replicas:
             return
+        if fleet.now < replica.fills:  # others were more urgent meanwhile
+            fleet.at(replica.fills, self.consolidate, replica)
+            return
         for device in replica.pulling:
             fleet.devices.end_load(device)
         replica.pulling = []
@@ -159,6 +169,7 @@ class Scaler:
         fleet = self._fleet
         function: Function = replica.owner  # type: ignore[assignment]
         function.replicas.remove(replica)
+        replica.alive = False
         replica.version += 1
         fleet.busy.pop(replica, None)
         for device in replica.pulling:

@@ -64,6 +64,21 @@ def test_four_workers_beside_one(fleet: Make) -> None:
     assert 3.3 < one / four < 4.1
 
 
+def test_a_second_model_waits_for_what_the_first_needs_on_the_same_links(fleet: Make, kind: Kind) -> None:
+    run = fleet(Ours(), [(0.0, PROMPT, 2000)], [(1.0, PROMPT, 1)], places=2)
+    firsts = sorted(run.run().firsts)
+    first, servable = predicted(kind, 4, PROMPT)
+    # The second begins to load when the first is servable; the first's devices fill when both are.
+    assert firsts == pytest.approx([first, servable - 1.0 + first])
+
+
+def test_stages_on_shared_processors_take_longer(fleet: Make) -> None:
+    answer = 101  # written before one device holds all
+    alone, staged = (fleet(Ours(), [(0.0, PROMPT, answer)], staged=staged).run() for staged in (1.0, 1.5))
+    # The first device is held half as long again as it took to write; the others leave when it holds all.
+    assert staged.integral - alone.integral == pytest.approx(0.5 * (answer - 1) * 0.01)
+
+
 @pytest.mark.parametrize("policy", [Knative(), KeepAlive()], ids=lambda policy: policy.name)
 def test_others_load_the_whole_model_and_then_compute(fleet: Make, policy: Knative) -> None:
     outcome = fleet(policy, [(0.0, PROMPT, 1)]).run()
