@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from machine import ROOT, heading, table
+from machine import ROOT, heading, measured, table
 
 sys.path[:0] = [str(ROOT / "e2e"), str(ROOT / "tests")]
 
@@ -82,8 +82,7 @@ def at_zero(seen: view.View) -> bool:
     backbones = {item["backbone"] for item in seen["functions"]}
     ready = all(worker["state"] == "Ready" and backbones <= set(worker["prepared"]) for worker in seen["workers"])
     empty = not any(worker["residentBytes"] for worker in seen["workers"]) and not seen["pipelines"]
-    measured = all(model["layerSeconds"] for model in seen["models"])
-    return bool(seen["workers"]) and "" not in backbones and ready and measured and empty
+    return bool(seen["workers"]) and "" not in backbones and ready and measured(seen) and empty
 
 
 def told(seen: view.View, before: view.View) -> bool:

@@ -7,9 +7,9 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from local.system import System
@@ -53,11 +53,16 @@ async def at_rest(system: System, models: Sequence[Path], workers: int) -> None:
     """All is prepared and measured, as it was for long before anybody asked."""
     await system.ready(workers, len(models))
     await system.until(
-        lambda seen: len(seen["models"]) == len(models) and all(model["layerSeconds"] for model in seen["models"]),
+        lambda seen: len(seen["models"]) == len(models) and measured(seen),
         "the compute of all models is measured",
     )
     for model in models:
         keep_near(model)
+
+
+def measured(seen: Mapping[str, Any]) -> bool:
+    """What the planner predicts with is known of every model."""
+    return all(model["layerSeconds"] for model in seen["models"])
 
 
 def keep_near(model: Path) -> None:

@@ -23,7 +23,7 @@ class Links:
         begins = max([now, *(self._urgent.get(device, now) for device in devices)])
         behind = begins + urgent
         self._urgent.update(dict.fromkeys(devices, behind))
-        self._filling = [other for other in self._filling if other.fills > now and other.alive]
+        self._filling = [other for other in self._filling if other.fills > now]
         for other in self._filling:
             if not devices.isdisjoint(other.held):
                 other.fills += urgent

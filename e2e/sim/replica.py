@@ -55,7 +55,6 @@ class Replica:
     devices through which each step goes; ``hop``: seconds between two of them."""
 
     __slots__ = (
-        "alive",
         "began",
         "decoding",
         "draining",
@@ -95,7 +94,6 @@ class Replica:
         self.stages = len(held)
         self.hop = hop
         self.opens = opens
-        self.alive = True
         self.fills = inf  # when its first device holds all
         self.formed = False  # takes requests before it serves
         self.serves = serves

@@ -169,7 +169,7 @@ class Scaler:
         fleet = self._fleet
         function: Function = replica.owner  # type: ignore[assignment]
         function.replicas.remove(replica)
-        replica.alive = False
+        replica.fills = fleet.now  # nothing more is loaded for it
         replica.version += 1
         fleet.busy.pop(replica, None)
         for device in replica.pulling:

@@ -110,8 +110,10 @@ class Begun:
     source: Source = field(init=False)
     left: deque[Piece] = field(init=False)
     filling: Filling | None = None
+    copying: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.copying = self.way.copies(self.checkpoint, self.pick.unit)
         self.source = Source(self.checkpoint.stamps, self.checkpoint.artifact)
         self.left = deque(pieces(self.checkpoint.tensors[self.pick.unit], self.way.piece_bytes))
 
@@ -141,10 +143,6 @@ class Begun:
         self.source.close()
         ready: Ready = self.filling.finish()
         return Landed(self.pick.backbone, self.pick.unit, ready.tensors, self.reservation, ready.event)
-
-    @property
-    def copying(self) -> bool:
-        return self.way.copies(self.checkpoint, self.pick.unit)
 
     def abandon(self) -> None:
         if self.filling is not None:
