@@ -45,5 +45,5 @@ def progress(start: ColdStart | None, *, waiting: bool, formed: bool, now: float
 def _eta(start: ColdStart, now: float) -> float:
     if start.predicted is None:
         return 0.0
-    began = start.first_byte_at or now
+    began = start.first_byte_at or max(now, start.planned_at + start.predicted.wait)
     return max(0.0, began + start.predicted.first_token - now)

@@ -233,6 +233,7 @@ def _cold_start(start: ColdStart) -> Json:
         "plannedAt": start.planned_at,
         "predicted": predicted
         and {
+            "wait": predicted.wait,
             "servable": predicted.servable,
             "firstToken": predicted.first_token,
             "promptTokens": predicted.prompt_tokens,

@@ -72,21 +72,23 @@ def fleets(draw: st.DrawFn, units: int) -> list[WorkerSeen]:
 def test_it_is_exact_against_brute_force(data: st.DataObject, sizes: list[int], tokens: int) -> None:
     m = model(sizes=sizes)
     workers = {w.name: w for w in data.draw(fleets(len(sizes)))}
+    owed = {name: data.draw(st.sampled_from([0, 0, 40, 300])) for name in workers}
     best: dict[int, float] = {}
     for count in range(1, len(workers) + 1):
         for order in permutations(workers, count):
             for stages in cuts(len(sizes), order):
                 if fits(m, workers, stages, tokens):
-                    first_token = predict(m, COSTS, workers, stages, 33).first_token
-                    best[count] = min(best.get(count, inf), first_token)
-    answer = best_cut(m, COSTS, list(workers.values()), max_stages=4, prompt_tokens=33, kv_tokens=tokens)
+                    predicted = predict(m, COSTS, workers, stages, 33, owed)
+                    best[count] = min(best.get(count, inf), predicted.wait + predicted.first_token)
+    fleet = list(workers.values())
+    answer = best_cut(m, COSTS, fleet, max_stages=4, prompt_tokens=33, kv_tokens=tokens, owed=owed)
     if not best:
         assert isinstance(answer, Refusal)
         return
     found = planned(answer)
     fewest = min(count for count in best if best[count] <= min(best.values()) * (1 + MARGIN) + 1e-9)
     assert len(found.stages) == fewest
-    assert found.prediction.first_token == pytest.approx(best[fewest])
+    assert found.prediction.wait + found.prediction.first_token == pytest.approx(best[fewest])
     assert fits(m, workers, found.stages, tokens)
     assert [unit for stage in found.stages for unit in stage.units] == list(range(len(sizes)))
 
@@ -239,3 +241,22 @@ def test_an_equal_cut_leaves_no_worker_without_a_unit() -> None:
     assert equal_cut(model(sizes=[1000, 0, 0]), ["a", "b", "c"]) == one_each
     m = model(sizes=[0, *[10] * 8])
     assert [len(stage.units) for stage in equal_cut(m, ["a", "b"])] == [5, 4]
+
+
+def test_a_link_that_others_were_promised_first_begins_later() -> None:
+    m, workers = model(), [worker("w0"), worker("w1")]
+    first = planned(best_cut(m, Costs(), workers, max_stages=1, prompt_tokens=1, owed={"w0": 100}))
+    assert [stage.worker for stage in first.stages] == ["w1"]
+    both = planned(best_cut(m, Costs(), workers, max_stages=2, prompt_tokens=1, owed={"w0": 250, "w1": 250}))
+    free = planned(best_cut(m, Costs(), workers, max_stages=2, prompt_tokens=1))
+    assert both.stages == free.stages
+    assert both.prediction.wait == 2.5
+    assert both.prediction.first_token == pytest.approx(free.prediction.first_token)
+    assert both.prediction.servable == pytest.approx(free.prediction.servable)
+
+
+def test_what_is_resident_waits_for_no_link() -> None:
+    m, full = model(), worker("w0", resident=range(6))
+    assert planned(best_cut(m, Costs(), [full], max_stages=1, prompt_tokens=1, owed={"w0": 900})).prediction == (
+        planned(best_cut(m, Costs(), [full], max_stages=1, prompt_tokens=1)).prediction
+    )

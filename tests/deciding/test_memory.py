@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deciding.values import function, model, snapshot, worker
 from forebay_api.model import Epoch, Stage
 from forebay_operator.decide.kv import Quota, min_tokens, quota, steps_in_flight
-from forebay_operator.decide.ledger import BLOCK_TOKENS, holding_bytes, kv_reserved, room, stage_kv_bytes
+from forebay_operator.decide.ledger import BLOCK_TOKENS, holding_bytes, kv_reserved, owed, room, stage_kv_bytes
 from forebay_operator.decide.seen import HoldingSeen, PipelinePhase, PipelineSeen
 
 LONG = model(context=8192)
@@ -112,3 +112,23 @@ def test_what_nobody_knows_counts_by_the_bytes_it_loaded() -> None:
     seen = snapshot((), [held])
     assert room(seen, held, "b") == 700
     assert room(seen, held, "x") == 700
+
+
+@pytest.mark.parametrize(
+    ("held", "bytes_owed"),
+    [
+        (HoldingSeen(order=(1, 2, 3, 0), urgent=3), 300),
+        (HoldingSeen(order=(1, 2, 3, 0), urgent=4), 310),
+        (HoldingSeen(frozenset({1}), (1, 2, 3, 0), 3, bytes_loaded=100), 200),
+        (HoldingSeen(frozenset({1}), (1, 2, 3, 0), 3, bytes_loaded=160), 140),
+        (HoldingSeen(frozenset({1, 2, 3}), (1, 2, 3, 0), 3, bytes_loaded=305), 0),
+        (HoldingSeen(frozenset(range(6)), (1, 2, 3, 0, 4, 5), 3, bytes_loaded=460), 0),
+        (HoldingSeen(order=(1, 2, 3, 0)), 0),
+        (HoldingSeen(order=(1, 2), urgent=2, error="InvalidCheckpoint: truncated"), 0),
+        (HoldingSeen(order=(1, 2), urgent=2, leaving=True), 0),
+    ],
+)
+def test_a_link_owes_what_is_urgent_of_others_and_has_not_come(held: HoldingSeen, bytes_owed: int) -> None:
+    seen = snapshot((), [replace(worker("w0"), holdings={"b": held, "unknown": replace(held)})])
+    assert owed(seen, seen.workers[0], "another") == bytes_owed
+    assert owed(seen, seen.workers[0], "b") == 0

@@ -20,7 +20,7 @@ from forebay_operator.decide.plan import next_steps
 from forebay_operator.decide.recover import broken, condemned
 from forebay_operator.decide.routes import cover, form
 from forebay_operator.decide.seen import Costs, DemandSeen, HoldingSeen, PipelinePhase
-from forebay_operator.decide.steps import Dissolve, Drain, Drop, Hold, Inspect, Prepare, Step
+from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Hold, Inspect, Prepare, Step
 from forebay_operator.decide.want import Want
 
 
@@ -227,6 +227,17 @@ def test_steps_stand_in_the_order_in_which_they_must_be_heard() -> None:
     plan = next_steps(seen, NOW)
     assert kinds(plan.steps) == ["Hold", "Hold", "Hold", "Form"]
     assert next_steps(applied(seen, plan.steps), NOW).steps == ()
+
+
+def test_a_cold_start_beside_another_is_predicted_to_begin_after_it() -> None:
+    both = [function(demand=WAITING), function("g", backbone="c", demand=WAITING)]
+    plan = next_steps(snapshot(both, [worker("w0"), worker("w1")], models=[model(), model("c")]), NOW)
+    first, second = (step for step in plan.steps if isinstance(step, Form))
+    assert first.predicted is not None
+    assert second.predicted is not None
+    assert first.predicted.wait == 0.0
+    assert second.predicted.wait == 2.1  # until the sooner of two links has brought 210 of the 460 bytes of the first
+    assert second.predicted.servable == pytest.approx(first.predicted.servable)
 
 
 def test_an_idle_function_whose_pipeline_broke_is_not_loaded_again_but_keeps_what_is_left() -> None:

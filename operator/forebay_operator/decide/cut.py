@@ -5,6 +5,8 @@ Worker k loads the units of its segment in the order of need, at its own rate; u
 
     t(u) = max(t(u-1) + hop?, landed(u)) + compute(u)
 
+A link that others were promised first brings their units before its first one of these: landed(u) counts from there.
+
 Finishing is monotone in the arrival, so the best finish of k stages that cover the units up to j needs only the best
 finishes of k-1 stages: f(k, j) = min over i of F_k(f(k-1, i-1) + hop, i..j). That is exact for a given order of
 workers; see `orders` for which orders are tried. Unit 0 has bytes and no time: its rows are read by range as they are
@@ -14,17 +16,20 @@ needed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
 from itertools import pairwise, permutations
 from math import inf
+from types import MappingProxyType
 
 from forebay_api.conditions import Reason
 from forebay_api.model import Model, Stage, UnitKind
 from forebay_api.quantities import format_size
 from forebay_operator.decide.seen import NOTHING, Costs, Link, WorkerSeen
 from forebay_operator.decide.steps import Prediction
+
+NOTHING_OWED: Mapping[str, int] = MappingProxyType({})
 
 # A further stage must pay: the fewest stages whose first token comes within this share of the best are taken.
 MARGIN = 0.03
@@ -79,25 +84,38 @@ def effective_rates(links: Sequence[Link]) -> tuple[float, ...]:
 
 
 def predict(
-    model: Model, costs: Costs, workers: Mapping[str, WorkerSeen], stages: Sequence[Stage], prompt_tokens: int
+    model: Model,
+    costs: Costs,
+    workers: Mapping[str, WorkerSeen],
+    stages: Sequence[Stage],
+    prompt_tokens: int,
+    owed: Mapping[str, int] = NOTHING_OWED,
 ) -> Prediction:
-    """What ``stages`` would give, from what their workers hold now; seconds from the first byte asked."""
+    """What ``stages`` would give, from what their workers hold now. ``owed``: bytes that a worker's link brings for
+    others first."""
     compute = compute_seconds(model, costs, prompt_tokens)
     rates = effective_rates([workers[stage.worker].link for stage in stages])
     done = servable = 0.0
+    begins: list[float] = []
     before: WorkerSeen | None = None
     for stage, rate in zip(stages, rates, strict=True):
         worker = workers[stage.worker]
-        resident = worker.holdings.get(model.backbone, NOTHING).resident
         done += hop_seconds(costs, before.node, worker.node) if before else 0.0
         before = worker
-        queued = 0
+        resident = worker.holdings.get(model.backbone, NOTHING).resident
+        missing = [unit for unit in stage.units if unit not in resident]
+        queued = owed.get(worker.name, 0) if missing else 0
+        if any(missing):
+            begins.append(queued / rate)
         for unit in stage.units:
-            queued += 0 if unit in resident or unit == 0 else model.units[unit].link_bytes
-            done = max(done, queued / rate) + compute[unit]
-        queued += model.units[0].link_bytes if 0 in stage.units and 0 not in resident else 0
+            if unit and unit in missing:
+                queued += model.units[unit].link_bytes
+                done = max(done, queued / rate)
+            done += compute[unit]
+        queued += model.units[0].link_bytes if 0 in missing else 0
         servable = max(servable, queued / rate)
-    return Prediction(servable, done, prompt_tokens)
+    begin = min(begins, default=0.0)
+    return Prediction(max(servable - begin, 0.0), done - begin, prompt_tokens, begin)
 
 
 def hop_seconds(costs: Costs, node: str, following: str) -> float:
@@ -130,13 +148,14 @@ def best_cut(
     prompt_tokens: int,
     kv_tokens: int = 0,
     room: Mapping[str, int] | None = None,
+    owed: Mapping[str, int] = NOTHING_OWED,
 ) -> Cut | Refusal:
     """The fewest stages whose first token comes within `MARGIN` of the best.
 
     ``candidates`` come preferred first, which decides between equals. ``room``: bytes each may give to units it lacks
-    and to KV of ``kv_tokens`` (default: its memory less what it holds of this model). A segment that does not fit with
-    its KV is not considered; a `Refusal` says what is short when none fits."""
-    sites = _sites(model, candidates, kv_tokens, room)
+    and to KV of ``kv_tokens`` (default: its memory less what it holds of this model). ``owed``: as in `predict`. A
+    segment that does not fit with its KV is not considered; a `Refusal` says what is short when none fits."""
+    sites = _sites(model, candidates, kv_tokens, room, owed)
     table = _Table(model, costs, prompt_tokens, kv_tokens)
     best: list[tuple[float, tuple[Stage, ...]]] = []
     if _hopeless(model, sites, max_stages, kv_tokens):
@@ -153,16 +172,17 @@ def best_cut(
     soonest = min(finish for finish, _ in best)
     stages = next(stages for finish, stages in best if finish <= soonest * (1 + MARGIN))
     named = {worker.name: worker for worker in candidates}
-    return Cut(stages, predict(model, costs, named, stages, prompt_tokens))
+    return Cut(stages, predict(model, costs, named, stages, prompt_tokens, owed))
 
 
-Kind = tuple[str, Link, frozenset[int], int]
+Kind = tuple[str, Link, frozenset[int], int, int]
 
 
 @dataclass(slots=True, eq=False)  # not frozen: there are many, and a frozen one takes thrice as long to make
 class _Site:
     """A candidate as the search sees it, one object for each. ``room`` is capped at what the whole model needs, so that
-    ampleness is equal; ``held``: bytes of what is resident. ``rate``: of its link, while all of them load."""
+    ampleness is equal; ``held``: bytes of what is resident. ``rate``: of its link, while all of them load. ``owed``:
+    bytes that come before."""
 
     worker: str
     node: str
@@ -171,11 +191,12 @@ class _Site:
     held: int
     room: int
     rate: float
+    owed: int
 
     @property
     def kind(self) -> Kind:
         """Workers of one kind are interchangeable."""
-        return self.node, self.link, self.resident, self.room
+        return self.node, self.link, self.resident, self.room, self.owed
 
 
 class _Sites:
@@ -198,7 +219,11 @@ class _Sites:
 
 
 def _sites(
-    model: Model, candidates: Sequence[WorkerSeen], kv_tokens: int, room: Mapping[str, int] | None
+    model: Model,
+    candidates: Sequence[WorkerSeen],
+    kv_tokens: int,
+    room: Mapping[str, int] | None,
+    owed: Mapping[str, int],
 ) -> tuple[_Site, ...]:
     most = model.resident_bytes + _kv_bytes(model, kv_tokens)
     found = []
@@ -206,7 +231,8 @@ def _sites(
         resident = worker.holdings.get(model.backbone, NOTHING).resident
         held = sum(model.units[unit].resident_bytes for unit in resident) if resident else 0
         free = min(worker.memory - held if room is None else room[worker.name], most)
-        found.append(_Site(worker.name, worker.node, worker.link, resident, held, free, rate))
+        behind = owed.get(worker.name, 0)
+        found.append(_Site(worker.name, worker.node, worker.link, resident, held, free, rate, behind))
     return tuple(found)
 
 
@@ -308,11 +334,14 @@ class _Table:
         if held := site.resident:
             seconds = [0.0 if unit in held else each for unit, each in enumerate(seconds)]
             taken = [self._kv[unit] if unit in held else each for unit, each in enumerate(taken)]
+        alone = seconds
         for begin in range(count):
             done, room = arrivals[begin], site.room
             if done == inf:
                 continue
             queued, before = 0.0, landed[begin]
+            if site.owed:
+                seconds = _behind(site.owed / rate, alone, begin, held)
             # The embedding is loaded after the layers: it is not waited for, but it must land.
             aside = seconds[0] if begin == 0 else 0.0
             for unit in range(begin, count):  # most of what a search costs: comparisons instead of calls
@@ -330,6 +359,16 @@ class _Table:
                 if done < finish[unit] or latest < latest_of[unit]:
                     finish[unit], latest_of[unit], first[unit] = done, latest, begin
         return _Front(finish, latest_of, first)
+
+
+def _behind(owed: float, seconds: Sequence[float], begin: int, held: Set[int]) -> list[float]:
+    """``seconds``, with the first unit to be loaded, from ``begin`` on, so much later. Unit 0 is not waited for."""
+    delayed = list(seconds)
+    for unit in range(max(begin, 1), len(seconds)):
+        if unit not in held:
+            delayed[unit] += owed
+            break
+    return delayed
 
 
 def _hopeless(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> bool:

@@ -103,3 +103,22 @@ def room(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
     known = seen.backbones.get(backbone)
     own = unit_bytes(known.model, held.resident) if known else held.bytes_loaded
     return worker.memory - spoken.total + spoken.held[backbone] - own
+
+
+def owed(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
+    """Bytes that its link brings before anything of ``backbone``, as far as was reported: what is urgent of others."""
+    return sum(
+        _urgent_bytes(seen.backbones[other].model, held)
+        for other, held in worker.holdings.items()
+        if held.urgent and other != backbone and other in seen.backbones
+    )
+
+
+def _urgent_bytes(model: Model, held: HoldingSeen) -> int:
+    """That have yet to come. Of a unit that is on its way some have come already: those that no unit here accounts
+    for."""
+    if len(held.resident) == len(model.units) or held.leaving or held.error:
+        return 0
+    missing = [model.units[unit].link_bytes for unit in held.order[: held.urgent] if unit not in held.resident]
+    begun = held.bytes_loaded - sum(model.units[unit].link_bytes for unit in held.resident)
+    return max(sum(missing) - max(begun, 0), 0)

@@ -67,8 +67,10 @@ Step = Inspect | Prepare | Hold | Drop | Form | Drain | Dissolve
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds from the first byte asked: all units of the pipeline resident, and the first token out."""
+    """Seconds from the first byte asked: all units of the pipeline resident, and the first token out. That byte is
+    asked after ``wait`` seconds, in which links bring what others were promised first."""
 
     servable: float
     first_token: float
     prompt_tokens: int
+    wait: float = 0.0
