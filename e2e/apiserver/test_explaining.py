@@ -14,7 +14,7 @@ from typing import Any
 import plane
 import pytest
 from kubectl import Kubectl, program
-from operators import NAMESPACE, Operator, provided, until
+from operators import NAMESPACE, Operator, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api import local
@@ -27,13 +27,6 @@ pytestmark = pytest.mark.skipif(
     not plane.available() or program() is None or not (plane.BINARIES / "helm").exists(),
     reason="no kube-apiserver, kubectl or helm: `make testbed`",
 )
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[plane.Plane]:
-    with plane.running(tmp_path_factory.mktemp("plane")) as found:
-        provided(found)
-        yield found
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import plane
 import pytest
-from operators import LEASE, NAMESPACE, Operator, holder, provided, until
+from operators import LEASE, NAMESPACE, Operator, holder, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api.conditions import ConditionType
@@ -34,13 +34,6 @@ SOON = 20.0
 pytestmark = pytest.mark.skipif(
     not plane.available() or not (plane.BINARIES / "helm").exists(), reason="no kube-apiserver or helm: `make testbed`"
 )
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[plane.Plane]:
-    with plane.running(tmp_path_factory.mktemp("plane")) as found:
-        provided(found)
-        yield found
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import plane
 import pytest
-from operators import LEASE, NAMESPACE, POOLS, Operator, provided, until
+from operators import LEASE, NAMESPACE, POOLS, Operator, until
 from wire import Wire, wired
 
 NODES, EACH = ("east", "west"), 4
@@ -30,15 +30,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[plane.Plane]:
-    with plane.running(tmp_path_factory.mktemp("plane")) as found:
-        provided(found)
-        for name in NODES:
-            found.request("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": {"gpu": "yes"}}})
-            untainted = {"spec": {"taints": None}}  # a new node is said to be not ready
-            found.request("PATCH", f"/api/v1/nodes/{name}", untainted, "application/merge-patch+json")
-            ready(found, name)
-        yield found
+def api(api: plane.Plane) -> plane.Plane:
+    """With nodes."""
+    for name in NODES:
+        api.request("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": {"gpu": "yes"}}})
+        untainted = {"spec": {"taints": None}}  # a new node is said to be not ready
+        api.request("PATCH", f"/api/v1/nodes/{name}", untainted, "application/merge-patch+json")
+        ready(api, name)
+    return api
 
 
 def ready(api: plane.Plane, name: str, well: bool = True) -> None:

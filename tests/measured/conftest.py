@@ -36,15 +36,9 @@ class Bench:
     wakes: int = 0
 
     def apply(self, name: str, **scaling: object) -> FunctionKey:
-        body = {
-            "apiVersion": "forebay.dev/v1alpha1",
-            "kind": "LLMFunction",
-            "metadata": {"name": name, "namespace": "default", "uid": name, "generation": 1},
-            "spec": {"model": {"uri": "file:///model"}, "scaling": {"windowSeconds": WINDOW, **scaling}},
-        }
-        function = Function.from_body(body)
-        self.functions[function.key] = Known(function, 0.0)
-        return function.key
+        applied = known(name, **scaling)
+        self.functions[applied.function.key] = applied
+        return applied.function.key
 
     @contextlib.asynccontextmanager
     async def measuring(self, **settings: object) -> AsyncIterator[Measurements]:
@@ -57,13 +51,29 @@ class Bench:
         measurements = Measurements(
             config, functions=lambda: self.functions, connected=lambda: self.connected, wake=wake
         )
-        task = asyncio.create_task(measurements.run())
-        try:
+        async with leading(measurements):
             yield measurements
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+
+
+def known(name: str, **scaling: object) -> Known:
+    body = {
+        "apiVersion": "forebay.dev/v1alpha1",
+        "kind": "LLMFunction",
+        "metadata": {"name": name, "namespace": "default", "uid": name, "generation": 1},
+        "spec": {"model": {"uri": "file:///model"}, "scaling": {"windowSeconds": WINDOW, **scaling}},
+    }
+    return Known(Function.from_body(body), 0.0)
+
+
+@contextlib.asynccontextmanager
+async def leading(measurements: Measurements) -> AsyncIterator[None]:
+    task = asyncio.create_task(measurements.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def until(holds: Callable[[], object], told: Callable[[], object] = lambda: "") -> None:

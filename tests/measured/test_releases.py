@@ -14,12 +14,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from forebay_api.function import Function, FunctionKey
+from forebay_api.function import FunctionKey
 from forebay_operator.config import InvalidSetting, OperatorConfig, PrometheusConfig
-from forebay_operator.functions import Known
 from forebay_operator.measurements import Measurements
 from gateway import scripted
-from measured.conftest import WINDOW, until, until_blind, until_known, until_seen
+from measured.conftest import known, leading, until, until_blind, until_known, until_seen
 from prometheus_process import PrometheusProcess, needs_prometheus
 
 pytestmark = needs_prometheus
@@ -69,23 +68,12 @@ async def serving(folder: Path, release: str) -> AsyncIterator[int]:
 @contextlib.asynccontextmanager
 async def measuring(prometheus: PrometheusProcess, release: str, connected: int) -> AsyncIterator[Measurements]:
     config = PrometheusConfig(prometheus.url, interval=0.3, timeout=2.0, release=release)
-    body = {
-        "apiVersion": "forebay.dev/v1alpha1",
-        "kind": "LLMFunction",
-        "metadata": {"name": "f", "namespace": "default", "uid": "f", "generation": 1},
-        "spec": {"model": {"uri": "file:///model"}, "scaling": {"windowSeconds": WINDOW}},
-    }
-    known = {KEY: Known(Function.from_body(body), 0.0)}
+    functions = {KEY: known("f")}
     measurements = Measurements(
-        config, functions=lambda: known, connected=lambda: connected, wake=lambda seconds: None, clock=time.time
+        config, functions=lambda: functions, connected=lambda: connected, wake=lambda seconds: None, clock=time.time
     )
-    task = asyncio.create_task(measurements.run())
-    try:
+    async with leading(measurements):
         yield measurements
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 KEY = FunctionKey("default", "f")
