@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 import checkpoints
+import tosses
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(tosses)
 
 
 def pytest_sessionstart() -> None:

@@ -121,9 +121,9 @@ class ModelSpec:
 
 
 class ScalingMode(StrEnum):
-    """Who decides on one replica and more: we (``AUTO``), or whoever writes ``spec.replicas`` (``EXTERNAL``)."""
+    """Who decides on one replica and more: we (``INTERNAL``), or whoever writes ``spec.replicas`` (``EXTERNAL``)."""
 
-    AUTO = "Auto"
+    INTERNAL = "Internal"
     EXTERNAL = "External"
 
 
@@ -155,7 +155,7 @@ class Scaling:
     ``panic_threshold_percent`` of what the replicas that serve should have. ``max_scale_up_rate`` and
     ``max_scale_down_rate`` are factors for two seconds."""
 
-    mode: ScalingMode = field(default=ScalingMode.AUTO, metadata=choice(ScalingMode))
+    mode: ScalingMode = field(default=ScalingMode.INTERNAL, metadata=choice(ScalingMode))
     min_replicas: int = field(default=0, metadata=integer(minimum=0))
     max_replicas: int = field(default=4, metadata=integer(minimum=1))
     metric: ScalingMetric = field(default=ScalingMetric.CONCURRENCY, metadata=choice(ScalingMetric))

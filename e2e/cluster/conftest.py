@@ -12,6 +12,7 @@ from cluster.installed import Installed, given
 from testbed import release
 from testbed.cluster import LOGS, Cluster
 
+import tosses
 from checkpoints import real_smollm2
 from cluster import kube
 
@@ -26,6 +27,7 @@ WORKERS_UP = 240.0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault: breaks something; `make e2e-faults`")
+    config.pluginmanager.register(tosses)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
+import tosses  # the path to it is made above
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(tosses)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

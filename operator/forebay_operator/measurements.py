@@ -219,4 +219,4 @@ def _blind(trouble: Trouble, load: Load | None = None) -> Measured:
 
 def _scales(spec: FunctionSpec) -> bool:
     """Whether it is us who say how many replicas there are."""
-    return spec.scaling.mode is ScalingMode.AUTO and spec.replicas is None and not spec.suspend
+    return spec.scaling.mode is ScalingMode.INTERNAL and spec.replicas is None and not spec.suspend

@@ -53,7 +53,7 @@ def test_what_is_not_said_has_its_default() -> None:
     assert function.spec == FunctionSpec(
         model=ModelSpec(uri="file:///models/chat", name="", dtype="auto", max_model_len=None),
         scaling=Scaling(
-            mode=ScalingMode.AUTO,
+            mode=ScalingMode.INTERNAL,
             min_replicas=0,
             max_replicas=4,
             metric=ScalingMetric.CONCURRENCY,

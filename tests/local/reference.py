@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-COIN_TOSS = 1e-4
-"""Two best logits nearer than this may change places by rounding alone."""
+from tosses import COIN_TOSS, TALLY
 
 PROMPTS = [
     "A mill",
@@ -39,8 +38,6 @@ class Reference:
     """Greedy answers of one checkpoint, computed once each."""
 
     folder: Path
-    coin_tosses: int = 0
-    compared: int = 0
     _answers: dict[tuple[str, int, bool], tuple[str, list[str], int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,9 +52,9 @@ class Reference:
         return self._answers[key]
 
     def check(self, got: str, prompt: str, max_tokens: int, *, chat: bool) -> None:
-        """``got`` is the reference's text; up to a coin toss, which is counted and may not exceed 1 % of prompts."""
+        """``got`` is the reference's text, up to a coin toss."""
         text, prefixes, toss = self.answer(prompt, max_tokens, chat=chat)
-        self.compared += 1
+        TALLY.count(tossed=got != text)
         if got == text:
             return
         assert toss is not None, f"{prompt!r}\n got {got!r}\nwant {text!r}"
@@ -65,8 +62,6 @@ class Reference:
         assert got.startswith(certain.rstrip("\ufffd")), (
             f"{prompt!r} differs before its coin toss\n got {got!r}\nwant {text!r}"
         )
-        self.coin_tosses += 1
-        assert self.coin_tosses <= max(1, self.compared // 100), "more coin tosses than 1 % of the prompts"
 
     def _generate(self, prompt: str, max_tokens: int, chat: bool) -> tuple[str, list[str], int | None]:
         if chat:
