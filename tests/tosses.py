@@ -1,6 +1,6 @@
 """A pytest plugin: answers that were compared with transformers' in this run, and how many parted at a coin toss.
 
-Where the reference's two best logits differ by less than `COIN_TOSS` their order is one: rounding decides it. Of a whole
+Where the two best logits of the reference differ by less than `COIN_TOSS`, rounding decides on their order. Of a whole
 run that may be 1 % of the answers, and one where fewer than a hundred were compared.
 """
 
