@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import structlog
 from aiohttp import hdrs, web
@@ -17,10 +18,11 @@ from forebay_gateway import body, errors, locate
 from forebay_gateway.ask import Ask, Kind
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.delivery import Collected, Streamed, error_response, json_response
+from forebay_gateway.generation import Call
 from forebay_gateway.openai import request as openai_request
 from forebay_gateway.openai.answer import Answer
 from forebay_gateway.page import Page
-from forebay_gateway.relay import Call, Relay
+from forebay_gateway.relay import Relay
 from forebay_gateway.roster import Roster, Route
 from forebay_gateway.waiting import Room, refusal
 from forebay_process.release import shown
@@ -39,13 +41,19 @@ TIME = Gauge(
 )
 TIME.set_function(time.time)
 
+END_SECONDS = 5.0
+"""For the last bytes of an answer, however little is left of its time."""
+
 CLIENT_GONE = 499
 """Counted for a caller that left; nobody is there to be told."""
 
 FUNCTION = web.RequestKey("function", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 CODE = web.RequestKey("code", int)
+TOLD = web.RequestKey("told", bool)
+"""Whether a caller whose answer had begun was told that it will not end."""
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -107,17 +115,17 @@ class App:
             if ask.stream
             else Collected(answer, headers)
         )
+        call = Call(ask, route, request[REQUEST_ID], sink, cold)
         try:
-            await self._relay.answer(Call(ask, route, request[REQUEST_ID], sink, cold))
-            return await sink.finish()
+            await self._relay.answer(call)
+            return await _last(request, call.left, sink.finish())
         except errors.GatewayError as error:
             request[CODE] = errors.STATUS[type(error)].http
-            if response := await sink.fail(error):
+            if response := await _last(request, 0.0, sink.fail(error)):
                 return response
             raise
         except asyncio.CancelledError:
-            if self.closing:
-                await sink.fail(_stopping())
+            request[TOLD] = self.closing and bool(await _last(request, 0.0, sink.fail(_stopping())))
             raise
 
     async def _find(self, request: web.Request, model: str | None) -> Route:
@@ -200,6 +208,13 @@ class App:
             return error_response(errors.PathNotFound(f"there is nothing at {request.path}"))
         except (web.HTTPException, ConnectionError):
             raise
+        except asyncio.CancelledError:
+            if not self.closing or request.get(TOLD) or request.transport is None:
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()  # it is not the caller who left: the drain is over, and the caller is to know why
+            return error_response(_stopping())
         except Exception:  # the border: whatever is wrong with us, the caller gets an answer
             log.exception("request failed", request_id=request[REQUEST_ID], function=request.get(FUNCTION, ""))
             return error_response(errors.Broken("the gateway failed; its log says more"))
@@ -207,6 +222,18 @@ class App:
 
 def _request_id(given: str) -> str:
     return given if re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", given) else uuid.uuid4().hex
+
+
+async def _last(request: web.Request, seconds: float, writing: Awaitable[T]) -> T:
+    """The end of an answer. A caller that does not read it is not waited for longer than it had anyway; raises
+    ConnectionError."""
+    try:
+        async with asyncio.timeout(max(seconds, END_SECONDS)):
+            return await writing
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionAbortedError("the caller does not read the end of its answer") from None
 
 
 def _headers(request: web.Request, ask: Ask, *, cold: bool) -> Mapping[str, str]:

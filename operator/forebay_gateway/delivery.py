@@ -38,6 +38,9 @@ class Streamed:
         if chunks := self._answer.chunks(prompt, token):
             await (await self._begun()).write(b"".join(map(sse.data, chunks)))
 
+    async def closed(self, prompt: int, token: Token) -> None:
+        await (await self._begun()).write(sse.data(self._answer.closing_chunk(prompt, token)))
+
     async def finish(self) -> web.StreamResponse:
         response = await self._begun()
         usage = sse.data(self._answer.usage_chunk()) if self._answer.include_usage else b""
@@ -78,6 +81,9 @@ class Collected:
 
     async def token(self, prompt: int, token: Token) -> None:
         self._answer.collect(prompt, token)
+
+    async def closed(self, prompt: int, token: Token) -> None:
+        self._answer.close(prompt, token)
 
     async def finish(self) -> web.StreamResponse:
         return json_response(self._answer.whole(), headers=self._headers)

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import structlog
 from prometheus_client import Counter, Histogram
 
 from forebay_gateway import errors, heads
-from forebay_gateway.ask import Accepted, Ask, Messages, Prompt, Sampling, Text, Token
+from forebay_gateway.ask import Accepted, Token
+from forebay_gateway.generation import Call, Generation, generations
 from forebay_gateway.heads import Fault, HeadFailed, Heads
 from forebay_gateway.pick import Pipeline
 from forebay_gateway.report import Reporter
-from forebay_gateway.roster import Progress, Roster, Route
+from forebay_gateway.roster import Progress, Roster
 from forebay_gateway.seat import Regime, Seat
-from forebay_gateway.tokens import Gap, TokenLog
+from forebay_gateway.tokens import Gap
 from forebay_gateway.waiting import Room
 from forebay_wire.v1 import demand_pb2, model_pb2
 
@@ -52,47 +50,10 @@ for _fault in Fault:
 
 MAX_BROKEN = 3
 """A head that fails without dying, on a request that got no token in between, is asked this often: the request itself
-may be what breaks it. Heads that are lost are bounded by the time budgets alone."""
+may be what breaks it."""
 
-
-class Sink(Protocol):
-    """Where an answer goes. ``wants_progress``: it can show a cold start before there is an answer."""
-
-    wants_progress: bool
-
-    async def progress(self, progress: Progress) -> None: ...
-
-    async def accepted(self, prompt: int, accepted: Accepted) -> None: ...
-
-    async def token(self, prompt: int, token: Token) -> None: ...
-
-
-@dataclass(slots=True)
-class Call:
-    """One HTTP request. ``cold``: it arrived when its function had to load first. ``arrived``: unix seconds."""
-
-    ask: Ask
-    route: Route
-    request_id: str
-    sink: Sink
-    cold: bool
-    arrived: float = field(default_factory=time.time)
-    began: float = field(default_factory=time.monotonic)
-    has_token: bool = False
-
-
-@dataclass(slots=True)
-class Generation:
-    """One prompt of a call. ``broken``: failures since the last token that may be the request's own doing."""
-
-    call: Call
-    number: int
-    prompt: Prompt
-    sampling: Sampling
-    tokens: TokenLog
-    attempts: int = 0
-    broken: int = 0
-    latest: dict[int, float] = field(default_factory=dict)
+MAX_LOST = 8
+"""The same for heads that were lost after they had taken it: more often, since heads also die by themselves."""
 
 
 class Relay:
@@ -106,7 +67,7 @@ class Relay:
         """Deliver the whole answer to the call's sink. Raises GatewayError."""
         try:
             async with asyncio.timeout(call.route.timeout_seconds), self._telling(call):
-                await _together([self._generate(generation) for generation in _generations(call)])
+                await _together([self._generate(generation) for generation in generations(call)])
         except TimeoutError:
             raise errors.TimedOut(
                 f"the answer was not complete within {call.route.timeout_seconds} s (timeoutSeconds)"
@@ -138,27 +99,30 @@ class Relay:
 
     async def _generate(self, generation: Generation) -> None:
         """One prompt, at as many heads as it takes."""
-        with self._room.seat(generation.call.route.key, _size(generation.prompt)) as seat:
+        with self._room.seat(generation.call.route.key, generation.prompt_bytes) as seat:
             while not generation.tokens.complete:
                 pipeline = await seat.pipeline()
+                _same_model(generation, pipeline)
                 before = generation.tokens.delivered
                 try:
                     async with self._cold_budget(generation.call, seat):
                         await self._stream(generation, pipeline, seat)
                 except HeadFailed as failure:
+                    self._note(generation, pipeline, failure)
                     fruitful = generation.tokens.delivered > before
-                    self._note(generation, pipeline, failure, fruitful=fruitful)
-                    seat.give_back(fruitful=fruitful)
+                    seat.give_back(fruitful=fruitful, taken=failure.fault is not Fault.FULL)
 
     @contextlib.asynccontextmanager
     async def _cold_budget(self, call: Call, seat: Seat) -> AsyncIterator[None]:
-        """A head takes requests long before its weights are there: until the first token of a call that came cold, the
-        budget of the cold start is not over. Raises ColdStartTimeout."""
+        """A head takes requests long before its weights are there: until the first token of a call for which they have
+        to be loaded, the budget of the cold start is not over. Raises ColdStartTimeout."""
+        if not call.cold and self._is_cold(call):  # what served when it came is gone
+            call.cold, call.cold_since = True, time.monotonic()
         if not call.cold or call.has_token:
             yield
             return
         loop = asyncio.get_running_loop()
-        left = call.route.cold_start_timeout_seconds - (time.monotonic() - call.began)
+        left = call.route.cold_start_timeout_seconds - (time.monotonic() - call.cold_since)
         try:
             async with asyncio.timeout(None) as budget:
                 timer = loop.call_later(left, self._end_if_cold, call, budget)
@@ -172,14 +136,18 @@ class Relay:
             raise self._room.late(seat.desk, Regime.COLD, others=seat.desk.waiting) from None
 
     def _end_if_cold(self, call: Call, budget: asyncio.Timeout) -> None:
-        route = self._room.route(call.route.key)
-        if not call.has_token and route is not None and self._room.is_cold(route):
+        if not call.has_token and self._is_cold(call):
             budget.reschedule(0.0)
+
+    def _is_cold(self, call: Call) -> bool:
+        route = self._room.route(call.route.key)
+        return route is not None and self._room.is_cold(route)
 
     async def _stream(self, generation: Generation, pipeline: Pipeline, seat: Seat) -> None:
         """What one head gives. Raises HeadFailed and CallerError."""
         call = generation.call
         generation.attempts += 1
+        generation.taken = False
         request = heads.request(
             generation.prompt,
             generation.sampling,
@@ -193,9 +161,12 @@ class Relay:
         async with contextlib.aclosing(self._heads.generate(pipeline, request)) as events:
             async for event in events:
                 if isinstance(event, Accepted):
+                    generation.taken = True
                     await call.sink.accepted(generation.number, event)
                 elif self._take(generation, event, pipeline, seat):
                     await call.sink.token(generation.number, event)
+                elif generation.tokens.closes(event):
+                    await call.sink.closed(generation.number, event)
                 if generation.tokens.complete:
                     return
         raise HeadFailed(Fault.BROKEN, f"the stream ended too early: {generation.tokens}")
@@ -216,7 +187,8 @@ class Relay:
         if token.choice in generation.latest:
             BETWEEN_TOKENS.observe(now - generation.latest[token.choice])
         generation.latest[token.choice] = now
-        generation.broken = 0
+        generation.broken = generation.lost = 0
+        generation.backbone = pipeline.backbone
         if call.has_token:
             return
         call.has_token = True
@@ -233,7 +205,7 @@ class Relay:
                 )
             )
 
-    def _note(self, generation: Generation, pipeline: Pipeline, failure: HeadFailed, *, fruitful: bool) -> None:
+    def _note(self, generation: Generation, pipeline: Pipeline, failure: HeadFailed) -> None:
         """Leave the pipeline alone, and the request too if it seems to be what breaks heads. Raises Broken."""
         if failure.fault is Fault.FULL:
             self._room.shut_full(pipeline.epoch)
@@ -250,34 +222,19 @@ class Relay:
             tokens=generation.tokens.delivered,
         )
         if failure.fault is Fault.BROKEN:
-            generation.broken = 1 if fruitful else generation.broken + 1
-        if generation.broken >= MAX_BROKEN:
-            raise errors.Broken(f"{MAX_BROKEN} heads failed on this request, the last with: {failure}")
+            generation.broken += 1
+        elif failure.fault in (Fault.LOST, Fault.SILENT) and generation.taken:
+            generation.lost += 1
+        if generation.broken >= MAX_BROKEN or generation.lost >= MAX_LOST:
+            failures = max(generation.broken, generation.lost)
+            raise errors.Broken(f"{failures} heads failed on this request, the last with: {failure}")
 
 
-def _generations(call: Call) -> list[Generation]:
-    sampling = call.ask.sampling
-    return [
-        Generation(
-            call, number, prompt, sampling if sampling.seed is not None else _seeded(sampling), TokenLog(sampling.n)
-        )
-        for number, prompt in enumerate(call.ask.prompts)
-    ]
-
-
-def _seeded(sampling: Sampling) -> Sampling:
-    """With a seed drawn once, so that the tokens are the same wherever the generation goes on."""
-    return replace(sampling, seed=random.getrandbits(64))
-
-
-def _size(prompt: Prompt) -> int:
-    match prompt:
-        case Text(text):
-            return len(text)
-        case Messages(json):
-            return len(json)
-        case _:
-            return 4 * len(prompt.ids)
+def _same_model(generation: Generation, pipeline: Pipeline) -> None:
+    """An answer is not continued by another model than began it. Raises NoCapacity."""
+    if generation.backbone not in ("", pipeline.backbone):
+        message = f"the model of {generation.call.route.key} changed while this was answered, and the old one is gone"
+        raise errors.NoCapacity(message, retry_after=1)
 
 
 async def _together(parts: list[Coroutine[None, None, None]]) -> None:

@@ -32,16 +32,18 @@ class Regime(Enum):
 
 
 class Seat:
-    """A context manager; what it counts is given back at its end. ``arrived`` in unix seconds."""
+    """A context manager; what it counts is given back at its end. ``number``: its place in the order of arrival;
+    ``arrived`` in unix seconds."""
 
-    def __init__(self, room: Room, desk: Desk, prompt_bytes: int) -> None:
+    def __init__(self, room: Room, desk: Desk, prompt_bytes: int, number: int) -> None:
         self.desk = desk
         self.prompt_bytes = prompt_bytes
+        self.number = number
         self.arrived = time.time()
         self.granted: Pipeline | None = None
         self.granted_at = 0.0
         self._room = room
-        self._entered = False
+        self._taken = False
         self._wake: asyncio.Future[None] | None = None
         self._timeout: asyncio.Timeout | None = None
         self._spent = dict.fromkeys(Regime, 0.0)
@@ -60,9 +62,8 @@ class Seat:
         """Wait for a pipeline that takes this request. Raises Refusal and ModelNotFound."""
         began = time.monotonic()
         wake = self._wake = asyncio.get_running_loop().create_future()
-        again, self._entered = self._entered, True
         try:
-            self._room.enter(self, again=again)
+            self._room.enter(self, bounded=not self._taken)
             async with asyncio.timeout(None) as self._timeout:
                 self.watch_budget()
                 if self.granted is None:
@@ -79,8 +80,10 @@ class Seat:
         assert self.granted is not None
         return self.granted
 
-    def give_back(self, *, fruitful: bool) -> None:
-        """The granted pipeline serves this request no longer. It waits afresh if it got tokens there."""
+    def give_back(self, *, fruitful: bool, taken: bool = True) -> None:
+        """The granted pipeline serves this request no longer. It waits afresh if it got tokens there, and has a place
+        however many wait once a head has ``taken`` it."""
+        self._taken |= taken
         if fruitful:
             self._spent = dict.fromkeys(Regime, 0.0)
         self._room.give_back(self)

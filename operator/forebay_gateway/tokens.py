@@ -46,3 +46,12 @@ class TokenLog:
         choice.tokens.append(token.token)
         choice.finished = bool(token.finish)
         return True
+
+    def closes(self, token: Token) -> bool:
+        """Whether the last token of a choice came once more, to say that there will be no other: a head where no more
+        fits found it so when the generation came there."""
+        choice = self.choices[token.choice]
+        if choice.finished or not token.finish or token.index != len(choice.tokens) - 1:
+            return False
+        choice.finished = True
+        return True

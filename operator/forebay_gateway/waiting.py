@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
 
 from prometheus_client import Gauge
 
@@ -30,13 +33,21 @@ QUEUE_DEPTH = Gauge("forebay_queue_depth", "Requests held, nothing serves them y
 IN_FLIGHT = Gauge("forebay_inflight", "Requests at a head.", ["function"])
 
 FULL_SECONDS = 1.0
-"""How long a head that said it is full is left alone, unless one of our requests there ends or the roster changes."""
+"""How often a head that said it is full gets an eighth more of our requests than it took: others' may have ended."""
 
 FAILED_SECONDS = 2.0
 """How long a pipeline that failed is left alone while the operator goes on naming it."""
 
 UNKNOWN_COLD_SECONDS = 10.0
 """Taken for the rest of a cold start that nobody has predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """On our requests at a head that was full: ``most`` of them, until the ``timer`` lifts it."""
+
+    most: int
+    timer: asyncio.TimerHandle
 
 
 class Room:
@@ -48,20 +59,21 @@ class Room:
         self._changed = changed
         self._desks: dict[FunctionKey, Desk] = {}
         self._in_flight: Counter[Epoch] = Counter()
-        self._full: dict[Epoch, asyncio.TimerHandle] = {}
+        self._caps: dict[Epoch, Cap] = {}
         self._failed: dict[Epoch, asyncio.TimerHandle] = {}
         self._listed: frozenset[Epoch] = frozenset()
+        self._numbers = count()
         roster.listen(self._roster_changed)
 
     def __repr__(self) -> str:
-        return f"<Room {list(self._desks.values())} full {sorted(self._full)} failed {sorted(self._failed)}>"
+        return f"<Room {list(self._desks.values())} full {sorted(self._caps)} failed {sorted(self._failed)}>"
 
     @property
     def desks(self) -> Iterable[Desk]:
         return self._desks.values()
 
     def seat(self, key: FunctionKey, prompt_bytes: int) -> Seat:
-        return Seat(self, self._desk(key), prompt_bytes)
+        return Seat(self, self._desk(key), prompt_bytes, next(self._numbers))
 
     def route(self, key: FunctionKey) -> Route | None:
         return self._roster.functions.get(key)
@@ -75,19 +87,16 @@ class Room:
         loading = route.progress is not None and route.progress.phase != "Serving"
         return loading or self.regime(route) is Regime.COLD
 
-    def enter(self, seat: Seat, *, again: bool) -> None:
-        """Queue up; at the front when it was served before. Raises QueueFull and what `refusal` says."""
+    def enter(self, seat: Seat, *, bounded: bool) -> None:
+        """Queue up, in the order of arrival. Raises what `refusal` says, and QueueFull if it is ``bounded``."""
         desk = seat.desk
         route = self.route(desk.key)
         if error := refusal(desk.key, route):
             raise error
         assert route is not None
-        if again:
-            desk.queue.appendleft(seat)
-        else:
-            desk.queue.append(seat)
+        insort(desk.queue, seat, key=lambda other: other.number)
         self._serve(desk)
-        if seat.granted is None and not again and desk.waiting > route.queue_max_requests:
+        if seat.granted is None and bounded and desk.waiting > route.queue_max_requests:
             desk.queue.remove(seat)
             raise errors.QueueFull(
                 f"{desk.waiting} requests wait for {desk.key}, which is its limit (queue.maxRequests)",
@@ -114,18 +123,27 @@ class Room:
         self.stop_waiting(seat)
         if seat.granted is not None:
             seat.desk.note_service(time.monotonic() - seat.granted_at)
-            self._reopen(self._full, seat.granted.epoch)
         self.give_back(seat)
         seat.desk.ended += 1
         seat.desk.last_ended = time.time()
         self._note(seat.desk)
 
     def shut_full(self, epoch: Epoch) -> None:
-        self._shut(self._full, epoch, FULL_SECONDS)
+        """It took as many of ours as are there, but for the one that it refuses: one more when one of them ends."""
+        self._cap(epoch, self._in_flight[epoch] - 1)
 
     def shut_failed(self, epoch: Epoch) -> None:
         """Leave it alone until the roster's pipelines change, or for a moment if they do not."""
-        self._shut(self._failed, epoch, FAILED_SECONDS)
+
+        def reopen() -> None:
+            self._failed.pop(epoch, None)
+            self._serve_all()
+            self._watch_budgets()
+
+        if timer := self._failed.pop(epoch, None):
+            timer.cancel()
+        self._failed[epoch] = asyncio.get_running_loop().call_later(FAILED_SECONDS, reopen)
+        self._watch_budgets()
 
     def late(self, desk: Desk, regime: Regime, *, others: int) -> errors.Refusal:
         """To whom a budget ran out. ``others``: how many wait besides."""
@@ -159,10 +177,10 @@ class Room:
         route = self.route(desk.key)
         if route is None:
             return
-        shut = self._full.keys() | self._failed.keys()
+        load = Load(self._in_flight, desk.served, {epoch: cap.most for epoch, cap in self._caps.items()})
+        pipelines = self._roster.pipelines(route.backbone)
         while desk.queue:
-            load = Load(all=self._in_flight, mine=desk.served)
-            pipeline = choose(self._roster.pipelines(route.backbone), load, route.container_concurrency, shut)
+            pipeline = choose(pipelines, load, route.container_concurrency, self._failed.keys())
             if pipeline is None:
                 return
             self._in_flight[pipeline.epoch] += 1
@@ -180,27 +198,27 @@ class Room:
             for seat in desk.queue:
                 seat.watch_budget()
 
-    def _shut(self, shut: dict[Epoch, asyncio.TimerHandle], epoch: Epoch, seconds: float) -> None:
-        def reopen() -> None:
-            self._reopen(shut, epoch)
+    def _cap(self, epoch: Epoch, most: int) -> None:
+        def lift() -> None:
+            if self._in_flight[epoch] < most:
+                del self._caps[epoch]  # it bites no more
+            else:
+                self._cap(epoch, most + 1 + most // 8)
             self._serve_all()
-            self._watch_budgets()
 
-        self._reopen(shut, epoch)
-        shut[epoch] = asyncio.get_running_loop().call_later(seconds, reopen)
-        self._watch_budgets()
-
-    def _reopen(self, shut: dict[Epoch, asyncio.TimerHandle], epoch: Epoch) -> None:
-        if timer := shut.pop(epoch, None):
-            timer.cancel()
+        if before := self._caps.get(epoch):
+            before.timer.cancel()
+        self._caps[epoch] = Cap(most, asyncio.get_running_loop().call_later(FULL_SECONDS, lift))
 
     def _roster_changed(self) -> None:
         listed = self._roster.epochs
         if listed != self._listed:
             self._listed = listed
-            for shut in (self._full, self._failed):
-                for epoch in list(shut):
-                    self._reopen(shut, epoch)
+            for timer in self._failed.values():
+                timer.cancel()
+            self._failed.clear()
+            for epoch in self._caps.keys() - listed:
+                self._caps.pop(epoch).timer.cancel()
         self._refuse_and_forget()
         self._serve_all()
         self._watch_budgets()

@@ -76,6 +76,21 @@ def test_resumed_from_any_point_it_goes_on_the_same(rig: Rig, tiny: Tiny, params
         assert again.finish() == "length"
 
 
+def test_what_came_with_all_its_tokens_is_closed(rig: Rig, tiny: Tiny) -> None:
+    """Whoever brings it does not know that no more fits here, or that its last token was the last."""
+    folder = tiny("llama")
+    (node,), epoch = rig.pipeline(folder, 1, blocks=2)
+    had = tuple(rig.ask(node, epoch, (1,) * 30, max_tokens=0).wait().tokens())
+    assert len(had) == 2
+    full = rig.ask(node, epoch, (1,) * 30, max_tokens=0, resumed={0: Resumed(had)}).wait()
+    assert [(event.index, event.token, event.finish) for event in full.events[0]] == [(1, had[1], "length")]
+    told = rig.ask(node, epoch, (1,) * 30, max_tokens=0, resumed={0: Resumed(had, finished=True)}).wait()
+    assert not told.events.get(0)
+    end = min(text_of(folder).eos)
+    ended = rig.ask(node, epoch, (1,) * 30, max_tokens=0, ignore_eos=False, resumed={0: Resumed((end,))}).wait()
+    assert [(event.index, event.token, event.finish) for event in ended.events[0]] == [(0, end, "stop")]
+
+
 def test_a_stop_string_ends_and_is_not_shown(rig: Rig, tiny: Tiny) -> None:
     folder = tiny("llama")
     (node,), epoch = rig.pipeline(folder, 1)

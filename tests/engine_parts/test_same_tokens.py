@@ -89,8 +89,8 @@ def test_a_sliding_window_is_honoured(family: str, changes: dict[str, object], t
 def test_the_real_model(smollm2: Path) -> None:
     text = Text(smollm2)
     prompts = [
-        text.encode_chat([{"role": "user", "content": "Name three rivers of Europe."}]),
-        text.encode_text("Water boils at"),
+        text.encode_chat([{"role": "user", "content": "Name three rivers of Europe."}], 2048),
+        text.encode_text("Water boils at", 2048),
     ]
     reference = Reference(smollm2)
     expected = [reference.answer(prompt, 12) for prompt in prompts]

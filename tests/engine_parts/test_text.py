@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
-from forebay_worker.engine.text import ChatError, Detokeniser, Text, TextError
+from forebay_worker.engine.text import ChatError, Detokeniser, Text, TextError, TooLong
 
 Tiny = Callable[[str], Path]
+LIMIT = 1 << 20
+"""Tokens; more than anything here has."""
 
 
 def sentence_piece(folder: Path) -> Path:
@@ -92,7 +94,7 @@ def test_stop_strings_end_the_text_exactly(texts: dict[str, Text], words: list[s
     ends = [whole.find(each) for each in stop if each in whole]
     detokeniser = Detokeniser(text, tuple(stop))
     shown = ""
-    for token in text.encode_text(whole):
+    for token in text.encode_text(whole, LIMIT):
         piece = detokeniser.push(token)
         shown += piece.text
         if piece.stopped:
@@ -108,7 +110,7 @@ def test_stop_strings_end_the_text_exactly(texts: dict[str, Text], words: list[s
 @given(words=st.lists(st.sampled_from(["é", "日", "ab", "STOP", "x"]), min_size=1), data=st.data())
 def test_a_replay_goes_on_where_it_left(texts: dict[str, Text], words: list[str], data: st.DataObject) -> None:
     text = texts["smollm2"]
-    tokens = text.encode_text("".join(words))
+    tokens = text.encode_text("".join(words), LIMIT)
     cut = data.draw(st.integers(0, len(tokens)))
     first, again = Detokeniser(text, ("STOPx",)), Detokeniser(text, ("STOPx",))
     for token in tokens[:cut]:
@@ -119,11 +121,11 @@ def test_a_replay_goes_on_where_it_left(texts: dict[str, Text], words: list[str]
 def test_chat(texts: dict[str, Text], tokenizers: dict[str, Any]) -> None:
     text, tokenizer = texts["smollm2"], tokenizers["smollm2"]
     parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "you"}]
-    ids = text.encode_chat([{"role": "user", "content": parts}])
+    ids = text.encode_chat([{"role": "user", "content": parts}], LIMIT)
     assert tokenizer.decode(ids).endswith("<|im_start|>user\nHello\nyou<|im_end|>\n<|im_start|>assistant\n")
     plain = [{"role": "user", "content": "Hello\nyou"}]
     wanted = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
-    assert ids == wanted == text.encode_chat(plain)
+    assert ids == wanted == text.encode_chat(plain, LIMIT)
     assert text.eos == {tokenizer.eos_token_id}
 
 
@@ -137,12 +139,12 @@ def test_chat(texts: dict[str, Text], tokenizers: dict[str, Any]) -> None:
 )
 def test_messages_that_make_no_prompt(messages: list[dict[str, Any]], complaint: str, texts: dict[str, Text]) -> None:
     with pytest.raises(ChatError, match=complaint):
-        texts["smollm2"].encode_chat(messages)
+        texts["smollm2"].encode_chat(messages, LIMIT)
 
 
 def test_a_model_without_a_chat_template_says_so(texts: dict[str, Text]) -> None:
     with pytest.raises(ChatError, match="no chat template"):
-        texts["sentence piece"].encode_chat([{"role": "user", "content": "x"}])
+        texts["sentence piece"].encode_chat([{"role": "user", "content": "x"}], LIMIT)
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
@@ -161,3 +163,12 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, tiny: Tiny) -> N
     (tmp_path / "config.json").write_text((tiny("llama") / "config.json").read_text())
     with pytest.raises(TextError, match=r"no usable tokenizer; must have one of tokenizer\.json"):
         Text(tmp_path)
+
+
+def test_what_cannot_fit_is_not_read(texts: dict[str, Text]) -> None:
+    text = texts["smollm2"]
+    assert len(text.encode_text(" river" * 100, 100)) == 100
+    with pytest.raises(TooLong, match="6000000 bytes"):
+        text.encode_text(" river" * 1_000_000, 100)
+    with pytest.raises(TooLong, match="bytes"):
+        text.encode_chat([{"role": "user", "content": " river" * 1_000_000}], 100)

@@ -210,6 +210,63 @@ async def test_a_request_that_breaks_heads_is_given_up(system, monkeypatch, faul
     await until(system.idle)
 
 
+async def test_a_request_that_kills_heads_is_given_up(system, monkeypatch):
+    monkeypatch.setattr("forebay_gateway.waiting.FAILED_SECONDS", 0.02)
+    head = await system.head()
+
+    async def dies(request, context):
+        yield accepted()
+        await context.abort(StatusCode.UNAVAILABLE, "Socket closed")
+
+    head.play = dies
+    await system.route(head)
+    status, answer = await ask(system)
+    assert (status, answer["error"]["code"]) == (500, "internal_error")
+    assert len(head.requests) == 8
+    await until(system.idle)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_head_where_no_more_fits_closes_what_came_there(system, stream):
+    """The first one dies after three tokens; the second has room for no fourth, and shows what was held back."""
+    first, second = await system.head(), await system.head(stages=2)
+    first.play = dies_at_three
+
+    async def closes(request, context):
+        yield accepted()
+        last = len(request.resumed[0].tokens) - 1
+        yield token(0, last, last=True, text="rest")
+
+    second.play = closes
+    await system.route(first, second)
+    shown = answered(length=3) + "rest"
+    if stream:
+        async with system.http.post("/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+            chunks = [chunk["choices"][0] for chunk in data(await events(response))]
+        assert "".join(chunk["delta"]["content"] for chunk in chunks) == shown
+        assert [chunk["finish_reason"] for chunk in chunks if chunk["finish_reason"]] == ["length"]
+    else:
+        status, answer = await ask(system)
+        assert (status, contents(answer), answer["choices"][0]["finish_reason"]) == (200, [shown], "length")
+        assert answer["usage"]["completion_tokens"] == 3
+    await until(system.idle)
+
+
+async def test_another_model_does_not_continue_an_answer(system):
+    old, new = await system.head(), await system.head()
+    old.play = Gate(first=2)
+    await system.route(old)
+    asked = asyncio.create_task(ask(system))
+    await until(lambda: old.active == 1)
+    await asyncio.sleep(0.05)  # its tokens are under way
+    await system.operator.push([function(backbone="b1")], [new.route("b1")])
+    await old.stop()
+    status, answer = await asked
+    assert (status, answer["error"]["code"]) == (503, "no_capacity")
+    assert "changed" in answer["error"]["message"]
+    assert not new.requests
+
+
 async def test_every_prompt_of_a_list_continues_by_itself(system):
     first, second = await system.head(), await system.head(stages=2)
 

@@ -70,6 +70,24 @@ async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start):
     await until(lambda: head.active == 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_has_not_begun_when_the_drain_is_over_is_a_503(start, stream):
+    system = await start(drain=0.1)
+    head = await system.head()
+    head.play = Gate()
+    await system.route(head)
+    asked = asyncio.create_task(_whole(system.http.post("/v1/chat/completions", json=CHAT | {"stream": stream})))
+    await until(lambda: head.active == 1)
+    await system.stop()
+    status, answer = await asked
+    assert (status, answer["error"]["message"]) == (503, "this gateway stops")
+
+
+async def _whole(asking):
+    async with asking as response:
+        return response.status, await response.json()
+
+
 async def test_who_stops_it_twice_does_not_wait(start):
     system = await start(drain=60)
     head = await system.head()

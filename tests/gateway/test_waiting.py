@@ -323,3 +323,84 @@ async def test_many_held_requests_are_all_served(system):
     assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
     assert system.heads[0].most_active <= 4
     await until(system.idle)
+
+
+async def test_a_full_head_is_not_asked_over_and_over(system, monkeypatch):
+    """It takes three at a time, of twenty: each of the others is refused once at most, and they come in their order."""
+    monkeypatch.setattr("forebay_gateway.waiting.FULL_SECONDS", 60.0)
+    head, gate = await system.head(), Gate()
+    taken = []
+
+    async def play(request, context):
+        if head.active > 3:
+            await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "head_full")
+        taken.append(request.sampling.seed)
+        async for event in gate(request, context):
+            yield event
+
+    head.play = play
+    asked = []
+    for number in range(20):
+        asked.append(ask(system, seed=number))
+        await until(lambda number=number: system.operator.demand().waiting == number + 1)
+    await system.route(head)
+    await until(lambda: head.active == 3 and system.operator.demand().waiting == 17)
+    gate.open.set()
+    assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
+    assert len(head.requests) <= 20 + 17
+    assert taken[3:] == sorted(taken[3:])
+    await until(system.idle)
+
+
+async def test_the_room_is_bounded_for_those_that_a_full_head_refuses(system):
+    head, gate = await system.head(), Gate()
+
+    async def play(request, context):
+        if head.active > 1:
+            await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "head_full")
+        async for event in gate(request, context):
+            yield event
+
+    head.play = play
+    await system.settle(head, functions=[function(queue_max_requests=2)])
+    asked = [ask(system) for _ in range(6)]
+    async with asyncio.timeout(10):
+        while sum(task.done() for task in asked) < 3:  # noqa: ASYNC110  # one is served, and two wait
+            await asyncio.sleep(0.01)
+    gate.open.set()
+    answers = [answer for _, answer, _ in await asyncio.gather(*asked)]
+    assert sorted(answer.get("error", {}).get("code", "") for answer in answers) == ["", "", "", *["queue_full"] * 3]
+
+
+async def test_what_becomes_cold_has_the_budget_of_a_cold_start(system):
+    """The request came when something served; that died, and the next head takes requests before its weights."""
+    warm, loading = await system.head(), await system.head()
+    warm.play, loading.play = Gate(), Gate()
+    brief = {"cold_start_timeout_seconds": 1}
+    await system.settle(warm, functions=[function(**brief)])
+    asked = ask(system)
+    await until(lambda: warm.active == 1)
+    progress = demand_pb2.Progress(phase="Loading", fraction=0.1, eta_seconds=9)
+    await system.route(loading, functions=[function(progress=progress, **brief)])
+    await warm.stop()
+    status, answer, _ = await asked
+    assert (status, answer["error"]["code"]) == (503, "cold_start_timeout")
+    await until(system.idle)
+
+
+async def test_who_does_not_read_the_end_is_not_waited_for(system, monkeypatch):
+    monkeypatch.setattr("forebay_gateway.app.END_SECONDS", 0.2)
+    head = await system.head()
+
+    async def much(request, context):
+        yield token(0, 0, last=True, text="x" * (16 << 20))
+
+    head.play = much
+    await system.settle(head, functions=[function(timeout_seconds=1)])
+    gone = 'forebay_requests_total{code="499",function="default/tiny"}'
+    before = await system.metric(gone)
+    async with system.http.post("/v1/chat/completions", json=CHAT | {"stream": True}):
+        async with asyncio.timeout(10):
+            while await system.metric(gone) == before:  # noqa: ASYNC110  # a metric tells no event
+                await asyncio.sleep(0.05)
+    await until(system.idle)

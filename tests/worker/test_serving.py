@@ -192,6 +192,16 @@ def test_a_silent_stream_has_heartbeats(system: System, model: model_pb2.Model) 
     assert kinds == ["accepted", "heartbeat"]
 
 
+def test_a_prompt_of_megabytes_is_refused_before_it_is_read(system: System, model: model_pb2.Model) -> None:
+    epoch = system.form(model, (1, 16), ("w0", 0, units(model)[-1]))
+    with (
+        system.generate("w0", model, epoch, {"text": "rivers " * 1_500_000}, 4) as stream,
+        pytest.raises(grpc.RpcError, match="10500000 bytes") as raised,
+    ):
+        stream.tokens()
+    assert dict(raised.value.trailing_metadata())["forebay-reason"] == "context_length_exceeded"
+
+
 def test_a_client_that_leaves_frees_its_place(system: System, model: model_pb2.Model) -> None:
     epoch = system.form(model, (1, 7), ("w0", 0, units(model)[-1]))
     with system.generate("w0", model, epoch, PROMPT, 4) as stream:

@@ -22,7 +22,7 @@ from forebay_api.model import Epoch
 from forebay_wire.v1 import engine_pb2, engine_pb2_grpc
 from forebay_worker.engine.request import Accepted, Ended, Event, Refused, Request, Resumed, TokenOut
 from forebay_worker.engine.sample import Params
-from forebay_worker.engine.text import ChatError
+from forebay_worker.engine.text import ChatError, TooLong
 from forebay_worker.shelf import Parts
 from forebay_worker.stage import Executor
 
@@ -116,10 +116,17 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         parts = self._parts(ask.backbone)
         if parts is None:
             await _abort(context, Refused.PIPELINE_UNKNOWN, f"backbone {ask.backbone} is not prepared here")
+        reading = asyncio.ensure_future(self._read(ask, parts))
         try:
-            request = await self._read(ask, parts)
+            while not (await asyncio.wait((reading,), timeout=HEARTBEAT_SECONDS))[0]:
+                yield engine_pb2.GenerateEvent(heartbeat=engine_pb2.Heartbeat())
+            request = reading.result()
+        except TooLong as error:
+            await _abort(context, Refused.CONTEXT_LENGTH_EXCEEDED, str(error))
         except (InvalidRequest, ChatError) as error:
             await _abort(context, Refused.INVALID_REQUEST, str(error))
+        finally:
+            reading.cancel()
         self._open.add(request.request_id)
         open_gauge.inc()
         loop = asyncio.get_running_loop()
@@ -140,15 +147,15 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             await _abort(context, event.reason, event.message)
 
     async def _read(self, ask: engine_pb2.GenerateRequest, parts: Parts) -> Request:
-        """Raises InvalidRequest or ChatError."""
+        """Raises InvalidRequest, ChatError and TooLong."""
         _check(ask)
-        loop = asyncio.get_running_loop()
+        loop, text, limit = asyncio.get_running_loop(), parts.text, parts.checkpoint.model.max_model_len
         match ask.WhichOneof("prompt"):
             case "text":
-                prompt = await loop.run_in_executor(self._encoding, parts.text.encode_text, ask.text)
+                prompt = await loop.run_in_executor(self._encoding, text.encode_text, ask.text, limit)
             case "messages_json":
                 messages = _messages(ask.messages_json)
-                prompt = await loop.run_in_executor(self._encoding, parts.text.encode_chat, messages)
+                prompt = await loop.run_in_executor(self._encoding, text.encode_chat, messages, limit)
             case "token_ids":
                 prompt = list(ask.token_ids.ids)
             case _:

@@ -69,6 +69,19 @@ class Answer:
             found.append(self._chunk(index, content, choice.finish, logprobs))
         return found
 
+    def closing_chunk(self, prompt: int, token: Token) -> Json:
+        """What a stream shows of the end of a choice that came after its last token: text that was held back."""
+        index = self.close(prompt, token)
+        content = {"content": token.text} if self.chat else token.text
+        return self._chunk(index, content, token.finish, None)
+
+    def close(self, prompt: int, token: Token) -> int:
+        """The choice of ``token``, which came before, ends with it; the choice's number."""
+        index = prompt * self._n + token.choice
+        self._choices[index].text.append(token.text)
+        self._choices[index].finish = token.finish
+        return index
+
     def usage_chunk(self) -> Json:
         return {**self._chunk_head(), "choices": [], "usage": self._usage()}
 

@@ -33,8 +33,13 @@ class Answer:
     @property
     def complete(self) -> bool:
         """Whether the resumed tokens are all there will be."""
+        return self._ended or len(self.output) >= self.limit
+
+    @property
+    def _ended(self) -> bool:
+        """By itself, not for want of room."""
         ends = self.params.eos if not self.request.ignore_eos else frozenset()
-        return self.stopped or len(self.output) >= self.limit or (bool(self.output) and self.output[-1] in ends)
+        return self.stopped or (bool(self.output) and self.output[-1] in ends)
 
     def row(self) -> Row:
         """What the next token depends on, besides its logits."""
@@ -64,6 +69,12 @@ class Answer:
             piece=spelt.piece(drawn.token),
             raw=spelt.token_bytes(drawn.token),
         )
+
+    def closing(self) -> TokenOut:
+        """The last of the resumed tokens once more, for a reader that does not know that it is: no other fits here.
+        Text that was held back comes with it."""
+        last, text = len(self.output) - 1, self._detokeniser.flush().text
+        return TokenOut(self.index, last, self.output[-1], text, finish="stop" if self._ended else "length")
 
     def _spell(self, token: int) -> tuple[str, str]:
         """What may be shown now, and why the answer ends with ``token`` if it does. An end token is not shown."""

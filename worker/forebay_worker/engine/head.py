@@ -89,13 +89,16 @@ class Head:
             self._tell(each, refusal)
             return
         arrival = next(self._arrivals)
-        answers = [self._answer(request, index, arrival) for index in range(request.n)]
-        each.answers = [answer for answer in answers if answer is not None and not answer.complete]
+        found = (self._answer(request, index, arrival) for index in range(request.n))
+        answers = [answer for answer in found if answer is not None]
+        each.answers = [answer for answer in answers if not answer.complete]
         each.held = each.answers[1:]
         self._open[request.request_id] = each
         self._answers.update({answer.sequence: (each, answer) for answer in each.answers})
         prompt_tokens_total.inc(len(request.prompt))
-        if not self._tell(each, Accepted(len(request.prompt))):
+        first: list[Event] = [Accepted(len(request.prompt))]
+        first += [answer.closing() for answer in answers if answer.complete]
+        if not all(self._tell(each, event) for event in first):
             return
         if each.answers:
             self.batch.add(each.answers[0].sequence)

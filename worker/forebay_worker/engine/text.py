@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ class TextError(ValueError):
 
 class ChatError(ValueError):
     """These messages cannot be made a prompt of this model; the message is for whoever sent them."""
+
+
+class TooLong(ValueError):
+    """More text than fits into the model's context; the message is for whoever sent it."""
 
 
 class Text:
@@ -55,13 +60,16 @@ class Text:
         self._bytes: dict[int, bytes] = {}
         self.eos = frozenset(_ends(folder, self._tokenizer.eos_token_id))
 
-    def encode_text(self, text: str) -> list[int]:
-        """Ids of a bare prompt, with whatever the model wants before or after it."""
+    def encode_text(self, text: str, limit: int) -> list[int]:
+        """Ids of a bare prompt, with whatever the model wants before or after it. Raises TooLong for a text that cannot
+        be ``limit`` tokens or fewer: reading megabytes of it takes a minute."""
+        self._look(text, limit)
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Ids of OpenAI chat ``messages``, up to where the assistant begins to speak. Raises ChatError."""
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], limit: int) -> list[int]:
+        """Ids of OpenAI chat ``messages``, up to where the assistant begins to speak. Raises ChatError, and TooLong as
+        `encode_text` does."""
         if self._tokenizer.chat_template is None:
             raise ChatError("this model has no chat template: use /v1/completions")
         plain = [{**message, "content": _content(message)} for message in messages]
@@ -69,8 +77,21 @@ class Text:
             prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise ChatError(f"messages: the model's chat template refuses them ({error})") from error
+        self._look(prompt, limit)
         ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
         return ids
+
+    def _look(self, text: str, limit: int) -> None:
+        if len(text) <= limit:  # as nearly always: the vocabulary need not be looked through
+            return
+        size = len(text.encode())
+        if size > limit * self._longest:
+            raise TooLong(f"prompt: has {size} bytes; in tokens of at most {self._longest} they exceed {limit}")
+
+    @cached_property
+    def _longest(self) -> int:
+        """Bytes of the longest token, or somewhat more."""
+        return max(len(name.encode()) for name in self._backend.get_vocab())
 
     def token_bytes(self, token: int) -> bytes:
         """What ``token`` stands for, a special one by its name; empty for an id without a token."""
