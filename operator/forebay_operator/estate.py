@@ -18,5 +18,5 @@ class Estate:
     existing: frozenset[str] | None = None
 
     def known(self, worker: WorkerSeen) -> WorkerSeen:
-        ready = worker.ready and worker.name not in self.unhealthy
-        return replace(worker, ready=ready, pool=self.pools.get(worker.name, ""))
+        well, pool = worker.name not in self.unhealthy, self.pools.get(worker.name, "")
+        return replace(worker, ready=worker.ready and well, draining=worker.draining and well, pool=pool)

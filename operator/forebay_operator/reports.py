@@ -30,6 +30,7 @@ def worker_seen(report: fleet_pb2.WorkerReport) -> WorkerSeen:
         name=report.name,
         incarnation=report.incarnation,
         ready=report.state == "Ready",
+        draining=report.state == "Draining",
         memory=device.memory_bytes,
         link=Link(
             rate=device.link_bytes_per_second or UNKNOWN_RATE,

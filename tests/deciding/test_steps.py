@@ -169,6 +169,22 @@ def test_a_better_pipeline_must_be_reported_before_the_old_one_drains() -> None:
     assert next_steps(reported, NOW).steps == (Drain(Epoch(1, 1)),)
 
 
+def test_a_worker_that_is_about_to_end_finishes_what_runs_while_another_takes_over() -> None:
+    ending = replace(worker("w0", resident=range(6), ready=False), draining=True)
+    running = pipeline(Stage("w0", 0, 5), running=2)
+    seen = replace(snapshot([function(demand=WAITING)], [ending, worker("w1")]), pipelines=(running,))
+    seen = replace(seen, next_epoch=Epoch(1, 2))
+    steps = next_steps(seen, NOW).steps
+    assert kinds(steps) == ["Drain", "Hold", "Form"]
+    assert (steps[0], steps[1].worker) == (Drain(running.epoch), "w1")  # type: ignore[union-attr]
+    told = applied(seen, steps)
+    assert next_steps(told, NOW).steps == ()
+    drained = replace(running, phase=PipelinePhase.DRAINED, running=0)
+    assert Dissolve(running.epoch) in next_steps(replace(seen, pipelines=(drained,)), NOW).steps
+    sick = replace(ending, draining=False)
+    assert Dissolve(running.epoch) in next_steps(replace(seen, workers=(sick, seen.workers[1])), NOW).steps
+
+
 def test_a_drained_pipeline_that_got_a_request_after_all_is_not_dissolved() -> None:
     full = [worker("w0", resident=range(6))]
     serving = pipeline(Stage("w0", 0, 5), counter=2)

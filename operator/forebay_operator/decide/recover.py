@@ -18,8 +18,8 @@ from forebay_operator.decide.seen import PipelinePhase, PipelineSeen, Snapshot, 
 
 
 def broken(seen: Snapshot, pipeline: PipelineSeen) -> bool:
-    """Whether nothing more will come of ``pipeline``: a worker reports so, or a stage's worker is gone, is not ready,
-    or neither holds nor loads what its stage needs."""
+    """Whether nothing more will come of ``pipeline``: a worker reports so, or a stage's worker is gone, is neither
+    ready nor draining, or neither holds nor loads what its stage needs."""
     if pipeline.phase is PipelinePhase.BROKEN:
         return True
     workers = tuple([seen.named.get(stage.worker) for stage in pipeline.stages])
@@ -38,7 +38,7 @@ def condemned(workers: Iterable[WorkerSeen]) -> frozenset[str]:
 
 def _lost(worker: WorkerSeen | None, backbone: str, stage: Stage) -> bool:
     held = worker.holdings.get(backbone) if worker else None
-    if worker is None or held is None or not worker.ready or held.leaving:
+    if worker is None or held is None or not (worker.ready or worker.draining) or held.leaving:
         return True
     if held.resident.issuperset(stage.units):
         return False

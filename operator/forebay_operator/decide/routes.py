@@ -30,11 +30,17 @@ def of_backbone(seen: Snapshot, backbone: str) -> tuple[PipelineSeen, ...]:
 
 
 def formed(seen: Snapshot, backbone: str) -> tuple[PipelineSeen, ...]:
+    """Those that may take requests, as far as is known."""
     return tuple(
         pipeline
         for pipeline in of_backbone(seen, backbone)
-        if pipeline.phase is PipelinePhase.FORMED and not broken(seen, pipeline)
+        if pipeline.phase is PipelinePhase.FORMED and not broken(seen, pipeline) and not _ending(seen, pipeline)
     )
+
+
+def _ending(seen: Snapshot, pipeline: PipelineSeen) -> bool:
+    """Whether one of its workers is about to end."""
+    return bool(seen.draining) and not seen.draining.isdisjoint(stage.worker for stage in pipeline.stages)
 
 
 def reported(pipeline: PipelineSeen) -> bool:
@@ -70,7 +76,8 @@ def keepers(seen: Snapshot, want: Want, banned: Set[str]) -> tuple[str, ...]:
 
 
 def drains(seen: Snapshot, want: Want, kept: Sequence[str], banned: Set[str]) -> tuple[Drain, ...]:
-    """Longer pipelines than the best that serves, those of workers to be cleared, and single workers not wanted."""
+    """Longer pipelines than the best that serves, those of workers to be cleared or about to end, and single workers
+    not wanted."""
     serving = formed(seen, want.backbone)
     best = min((len(pipeline.stages) for pipeline in serving if reported(pipeline)), default=len(seen.workers))
 
@@ -79,7 +86,12 @@ def drains(seen: Snapshot, want: Want, kept: Sequence[str], banned: Set[str]) ->
         surplus = len(workers) == 1 and len(kept) == want.desired and workers.isdisjoint(kept)
         return len(workers) > best or surplus or not workers.isdisjoint(banned)
 
-    return tuple(Drain(pipeline.epoch) for pipeline in serving if unwanted(pipeline))
+    ending = [
+        pipeline
+        for pipeline in of_backbone(seen, want.backbone)
+        if pipeline.phase is PipelinePhase.FORMED and _ending(seen, pipeline) and not broken(seen, pipeline)
+    ]
+    return tuple(Drain(pipeline.epoch) for pipeline in (*filter(unwanted, serving), *ending))
 
 
 def drops(seen: Snapshot, backbone: str, staying: Set[str]) -> tuple[Drop, ...]:

@@ -78,7 +78,8 @@ class WorkerSeen:
 
     ``prepared``: backbones whose skeleton and tokenizer it has, or was told to make; ``probed``: those whose compute it
     measured, or was told to measure. ``not_numbers``: those whose answers were no numbers there. ``pool``: the one it
-    belongs to, empty where there are none: it serves functions of every pool."""
+    belongs to, empty where there are none: it serves functions of every pool. ``draining``: it is about to end, takes
+    nothing new and finishes what runs."""
 
     name: str
     incarnation: str
@@ -93,6 +94,7 @@ class WorkerSeen:
     prepared: frozenset[str] = frozenset()
     probed: frozenset[str] = frozenset()
     not_numbers: frozenset[str] = frozenset()
+    draining: bool = False
 
     def serves(self, pool: str) -> bool:
         return self.pool in ("", pool)
@@ -195,7 +197,7 @@ class Snapshot:
         place = self.places[name]
         workers = (*self.workers[:place], change(self.workers[place]), *self.workers[place + 1 :])
         after = replace(self, workers=workers)
-        self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "verdicts")
+        self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "verdicts", "draining")
         after.books.update(self.books)  # each says which worker it is of
         return after
 
@@ -204,7 +206,7 @@ class Snapshot:
     ) -> Snapshot:
         """With these instead of those it has; ``touched``: all in which the two differ."""
         after = replace(self, pipelines=pipelines, next_epoch=next_epoch or self.next_epoch)
-        self._hand_on(after, "places", "pooled", "named", "holders", "_ready", "verdicts")
+        self._hand_on(after, "places", "pooled", "named", "holders", "_ready", "verdicts", "draining")
         after.books.update(self.books)
         for name in {stage.worker for pipeline in touched for stage in pipeline.stages}:
             after.books.pop(name, None)
@@ -254,6 +256,11 @@ class Snapshot:
         """The workers of each pool, by name."""
         pools = {worker.pool for worker in self.workers} - {""}
         return {pool: frozenset(worker.name for worker in self.workers if worker.pool == pool) for pool in pools}
+
+    @cached_property
+    def draining(self) -> frozenset[str]:
+        """Workers that are about to end, by name."""
+        return frozenset(worker.name for worker in self.workers if worker.draining)
 
     @cached_property
     def named(self) -> Mapping[str, WorkerSeen]:
