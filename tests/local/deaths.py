@@ -14,11 +14,11 @@ PROMPT = "The history of the water wheel began"
 TOKENS = 48
 
 
-def kill(seen: dict[str, Any], names: list[str]) -> set[int]:
+def kill(seen: dict[str, Any], names: list[str], how: signal.Signals = signal.SIGKILL) -> set[int]:
     """The pids that were."""
     pids = {worker["pid"] for worker in seen["workers"] if worker["name"] in names}
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     return pids
 
 

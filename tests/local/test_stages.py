@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from local import deaths
@@ -84,3 +86,23 @@ async def test_killed_while_decoding(several: System, real: Reference, victims: 
     for answer in await asyncio.gather(*asking):
         real.check(answer, deaths.PROMPT, deaths.TOKENS, chat=False)
     await deaths.whole(several, 4, dead)
+
+
+async def test_told_to_end_while_decoding(several: System, real: Reference) -> None:
+    """No other worker could have this pipeline's units: the answer is finished where it began."""
+    await several.ready(4)
+    before, begun = await continued(several), asyncio.Event()
+    asking = asyncio.create_task(deaths.ask(several, begun, 8))
+    await begun.wait()
+    seen = await several.until(deaths.stage_workers, "a pipeline that serves")
+    gone = deaths.kill(seen, deaths.stage_workers(seen)[:1], signal.SIGTERM)
+    real.check(await asking, deaths.PROMPT, deaths.TOKENS, chat=False)
+    assert await continued(several) == before
+    await deaths.whole(several, 4, gone)
+
+
+async def continued(system: System) -> float:
+    """Answers that went on elsewhere, since the gateway began."""
+    async with aiohttp.ClientSession() as http, http.get(f"{system.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("forebay_continuations_total{"))
