@@ -7,7 +7,8 @@ many may be down at a time, over the whole pool:
     maxUnavailable ≥ told to end + expected and not serving + deleted now
 
 A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. So does one that
-has pipelines and was not ready for as long as handing them over may take. One on a node that
+has pipelines and was not ready for as long as handing them over may take. One that is ready and never attached goes
+first too, but is charged: it may serve on out of our reach. One on a node that
 does not answer is neither counted nor touched: it may run on, and is adopted when the node is back. A node that is gone
 takes its pods along (Kubernetes removes them), and so does a pool: pods and claims are owned by it.
 """
@@ -236,14 +237,17 @@ def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], worth: Worth)
 
     # What cannot run stops an update, which may be why it cannot, but no shrinking, which may be the cure.
     down = busy + len(going) + len(lagging) - len(stuck)
-    spare = max(0, pool.max_unavailable - down)
-    for pod in worth.cheapest(pod for pod in surplus if pod in serving)[:spare]:
-        going[pod] = Why.SURPLUS
-        down += 1
-    down += len(stuck) + sum(len(site.dead) for site in answering)
-    spare = max(0, pool.max_unavailable - down)
-    for pod in worth.cheapest(pod for pod in outdated if pod in serving)[:spare]:
-        going[pod] = Why.OUTDATED
+    # Those that never attached count as down, but may serve on out of our reach: their going is charged all the same.
+    silent = sum(pod.name in worth.silent for pod in (*surplus, *outdated))
+    for why, pods in ((Why.SURPLUS, surplus), (Why.OUTDATED, outdated)):
+        if why is Why.OUTDATED:
+            down += len(stuck) + sum(len(site.dead) for site in answering)
+        quiet = worth.cheapest(pod for pod in pods if pod.name in worth.silent)
+        quiet = quiet[: max(0, pool.max_unavailable - down + silent)]
+        silent -= len(quiet)
+        spared = worth.cheapest(pod for pod in pods if pod in serving)[: max(0, pool.max_unavailable - down)]
+        down += len(spared)
+        going |= dict.fromkeys([*quiet, *spared], why)
     draft.steps += [DeletePod(pool.name, pod.name, pod.uid, why) for pod, why in going.items()]
 
 
