@@ -10,8 +10,10 @@ from deciding.pool_values import CLAIMS, GPU, NODE, NOW, OTHER, POOL, deleted, o
 from forebay_operator.decide.pool_nodes import NodeState
 from forebay_operator.decide.pool_seen import (
     Load,
+    NodeSeen,
     PodSeen,
     PoolsSeen,
+    Taint,
 )
 from forebay_operator.decide.pools import (
     NodeCount,
@@ -63,6 +65,29 @@ def test_what_cannot_run_does_not_stop_a_shrinking() -> None:
     for other, gone in ((crashing, 1), (waiting, 1), (starting, 0)):
         found = plan(pod("p-a-0"), pod("p-a-1"), other, pool=pool, nodes=(NODE, OTHER))
         assert len(deleted(found)) == gone
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (NODE,),
+        (NODE, replace(OTHER, cordoned=True)),
+        (NODE, replace(OTHER, taints=(Taint("maintenance", "NoSchedule"),))),
+    ],
+    ids=["gone", "cordoned", "tainted"],
+)
+def test_one_that_waits_for_a_node_that_will_not_take_it_goes_at_once(nodes: tuple[NodeSeen, ...]) -> None:
+    stray = pod("p-b-0", bound=False, ready=False, trouble=("Unschedulable", "0/2 nodes are available"))
+    found = plan(pod("p-a-0"), pod("p-a-1", leaving=True), stray, nodes=nodes)
+    assert deleted(found) == [("p-b-0", Why.STRAY)]
+    assert (found.counts["p"].desired, found.counts["p"].ready) == (2, 1)
+    for kept in (replace(stray, bound=True), replace(stray, leaving=True), replace(stray, owner="another")):
+        assert deleted(plan(pod("p-a-0"), pod("p-a-1"), kept, nodes=nodes)) == []
+
+
+@pytest.mark.parametrize("node", [OTHER, replace(OTHER, ready=False)])
+def test_one_that_waits_for_a_node_that_may_yet_take_it_stays(node: NodeSeen) -> None:
+    assert deleted(plan(pod("p-b-0", bound=False, ready=False), nodes=(node,))) == []
 
 
 # -- another template --

@@ -82,6 +82,7 @@ def pod_seen(body: Body) -> PodSeen:
         node=pods.node_of(body),
         resources=frozenset(limits),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
+        bound=bool(body.get("spec", {}).get("nodeName")),
         created=created,
         ready=ready.get("status") == "True",
         since=unix_seconds(ready.get("lastTransitionTime")) or created,
