@@ -63,7 +63,7 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Path) -> None:
         ("events.k8s.io", ("events",), (), {"create", "patch"}),
     ]
     assert rules(rendered.one("Role", "forebay-operator")) == [
-        ("forebay.dev", ("workerpools",), (), READ | {"create", "patch"}),
+        ("forebay.dev", ("workerpools",), (), READ | {"create", "patch", "delete"}),
         ("forebay.dev", ("workerpools/status",), (), {"patch"}),
         ("forebay.dev", ("workerpools/finalizers",), (), {"update"}),
         ("", ("pods",), (), READ | {"create", "delete"}),

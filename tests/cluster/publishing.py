@@ -19,7 +19,7 @@ from forebay_operator.status import FunctionStatus, Urls
 from forebay_operator.timeline import ColdStarts
 
 KEY = FunctionKey("ns", "f")
-URLS = Urls("http://gateway.system.svc")
+URLS = Urls("https://gateway.system.svc", "example.com")
 NOW = 1_700_000_000.0
 OBJECT = {
     "apiVersion": "forebay.dev/v1alpha1",
@@ -62,7 +62,7 @@ class Rig:
         self.begin()
 
     def begin(self) -> None:
-        self.publisher = Publisher(self.api, URLS, lambda: self.shown, wall=lambda: self.now)
+        self.publisher = Publisher(self.api, lambda: self.shown, wall=lambda: self.now)
         self.publisher._began -= 60.0
 
     @contextlib.asynccontextmanager

@@ -26,9 +26,7 @@ class Stored(Api):
         self.objects[_key(found)] = found
         return found
 
-    async def apply(
-        self, body: Mapping[str, Any], *, subresource: str = "", force: bool = True, manager: str = ""
-    ) -> dict[str, Any]:
+    async def apply(self, body: Mapping[str, Any], *, subresource: str = "") -> dict[str, Any]:
         self._ask("apply", body)
         there = self.objects.get(_key(body))
         if there is None:
@@ -42,9 +40,7 @@ class Stored(Api):
         self._ask("create", body)
         return copy.deepcopy(self.put(body))
 
-    async def patch_merge(
-        self, kind: Any, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
-    ) -> dict[str, Any]:
+    async def patch_merge(self, kind: Any, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         there = self.objects.get((kind.name, namespace, name))
         if there is None:
             raise NotFound(404, "NotFound", "not found")

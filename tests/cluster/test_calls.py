@@ -81,11 +81,10 @@ async def test_what_goes_out(api: Api, server: Server) -> None:
     assert headers["content-type"] == "application/apply-patch+yaml"
     assert headers["user-agent"] == "forebay-operator"
     assert json.loads(body) == FUNCTION
-    await api.delete(KINDS.POD, "ns", "p", uid="u", grace=0, resource_version="7")
+    await api.delete(KINDS.POD, "ns", "p", uid="u")
     line, _, body = server.asked[-1]
     assert line == "DELETE /api/v1/namespaces/ns/pods/p HTTP/1.1"
-    assert json.loads(body)["preconditions"] == {"uid": "u", "resourceVersion": "7"}
-    assert json.loads(body)["gracePeriodSeconds"] == 0
+    assert json.loads(body)["preconditions"] == {"uid": "u"}
     await api.patch_merge(KINDS.POD, "ns", "p", {"metadata": {"labels": None}})
     assert server.asked[-1][1]["content-type"] == "application/merge-patch+json"
     await api.replace(FUNCTION)

@@ -111,6 +111,23 @@ async def test_out_of_reach_it_leads_on_and_yields_to_whom_it_sees(api: Leases) 
         assert not first.lost.is_set()
 
 
+async def test_a_standby_counts_no_time_in_which_it_saw_nothing(api: Leases) -> None:
+    api.put(lease.body(lease.new("system", "forebay-operator", ()), "a_1", 1, 0.0, 0.0))
+    async with campaigning(api, "b") as second:
+        await until(lambda: second._above == 1)  # it saw the lease
+        api.away = True
+        await asyncio.sleep(0.8)  # twice its duration
+        api.away = False
+        await asyncio.sleep(0.1)
+        assert second.term == 0  # the leader could not renew either, and gets as long as ever
+        await until(second.leading.is_set)
+
+
+def test_a_renewal_that_hangs_leaves_time_for_another() -> None:
+    attempts = lease.RENEW + leadership.CALL + lease.RETRY + leadership.CALL
+    assert attempts < lease.DURATION
+
+
 async def test_a_lease_that_somebody_deleted_is_made_anew_in_a_higher_term(api: Leases) -> None:
     async with campaigning(api, "a") as first:
         await until(first.leading.is_set)

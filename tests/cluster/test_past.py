@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.publishing import KEY, NOW, OBJECT, URLS, Rig, outcome, settled
+from cluster.publishing import KEY, NOW, OBJECT, Rig, outcome, settled
 from control.actors import until
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_operator.cluster import body, past
@@ -185,7 +185,7 @@ async def test_a_new_operator_that_has_not_asked_yet_does_not_say_that_nothing_i
 
 def first_write(rig: Rig, said: Outcome) -> float:
     """Seconds from the beginning of the next operator's term to its first write, if this is what it says."""
-    later = Publisher(rig.api, URLS, lambda: rig.shown, wall=lambda: NOW)
+    later = Publisher(rig.api, lambda: rig.shown, wall=lambda: NOW)
     later.take(said, {})
     due = later._objects[KEY].due
     assert due is not None

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.publishing import KEY, NOW, OBJECT, URLS, Rig, outcome, settled
+from cluster.publishing import KEY, NOW, OBJECT, Rig, outcome, settled
 from control.actors import until
 from deciding.values import pipeline, snapshot, worker
 from forebay_api.conditions import ConditionType, Reason, State, Status
@@ -57,7 +57,7 @@ async def test_written_once_and_not_again(rig: Rig) -> None:
         rig.watch()
     await settled(rig)
     assert rig.writes() == 1
-    assert rig.status()["url"] == rig.status()["address"]["url"] == "http://gateway.system.svc/ns/f"
+    assert rig.status()["url"] == rig.status()["address"]["url"] == "https://f.ns.example.com"
 
 
 async def test_changes_in_quick_succession_are_few_writes(rig: Rig) -> None:
@@ -184,7 +184,7 @@ async def test_at_the_beginning_of_a_term_nothing_known_is_not_written_over_what
     rig.publisher.take(outcome(State.SERVING, replicas=1), {})
     await until(lambda: rig.status())
     rig.watch()
-    later = Publisher(rig.api, URLS, lambda: rig.shown, wall=lambda: NOW)
+    later = Publisher(rig.api, lambda: rig.shown, wall=lambda: NOW)
     later.take(outcome(ready=Status.UNKNOWN, reason="NoWorker"), {})
     due = later._objects[KEY].due
     assert due is not None

@@ -93,7 +93,6 @@ async def test_another_value_is_found_when_it_is_asked_for_later() -> None:
     [
         (NotFound(404, "NotFound", "x"), "there is no Secret team/hub"),
         (ApiError(403, "Forbidden", "x"), "may not read Secret team/hub: list it in the chart's credentials.secrets"),
-        (ApiError(500, "InternalError", "x"), "cannot be read (InternalError)"),
         (stored("x", "OTHER"), "Secret team/hub has no key HF_TOKEN"),
         ({}, "Secret team/hub has no key HF_TOKEN"),
         ({"data": {"HF_TOKEN": "%%"}}, "key HF_TOKEN of Secret team/hub is no text"),
@@ -109,9 +108,20 @@ async def test_why_it_cannot_be_had(answer: dict[str, Any] | ApiError, said: str
         assert said in refused.message
 
 
-async def test_silence_is_asked_again_and_what_is_known_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unreachable(0, "", "nobody"),
+        ApiError(500, "InternalError", "etcdserver: request timed out"),
+        ApiError(401, "Unauthorized", "the token has expired"),
+    ],
+    ids=lambda error: str(error.status),
+)
+async def test_what_says_nothing_of_it_is_asked_again_and_what_is_known_stays(
+    monkeypatch: pytest.MonkeyPatch, error: ApiError
+) -> None:
     monkeypatch.setattr(secrets, "AGAIN", 0.01)
-    api = OneSecret(stored("old"), Unreachable(0, "", "nobody"), Unreachable(0, "", "nobody"), stored("new"))
+    api = OneSecret(stored("old"), error, error, stored("new"))
     async with asking(api) as each:
         each.secrets.find(KEY)
         await each.news()
@@ -119,6 +129,25 @@ async def test_silence_is_asked_again_and_what_is_known_stays(monkeypatch: pytes
         assert each.secrets.find(KEY) == Token("old")
         await each.news()
         assert (api.reads, each.secrets.find(KEY)) == (4, Token("new"))
+
+
+async def test_what_was_refused_long_ago_is_read_before_anybody_hears_of_it_again() -> None:
+    missing = NotFound(404, "NotFound", "x")
+    async with asking(OneSecret(missing, missing, stored("a"))) as each:
+        each.secrets.find(KEY)
+        await each.news()
+        each.now += FRESH - 1
+        refused = each.secrets.find(KEY)
+        assert isinstance(refused, Refused)
+        each.now += 1
+        assert each.secrets.find(KEY, doubted=True) == refused  # who has failed by it compares
+        assert each.secrets.find(KEY) is None
+        await each.news()  # though it is the same as before
+        assert each.secrets.find(KEY) == refused
+        each.now += FRESH
+        assert each.secrets.find(KEY) is None
+        await each.news()
+        assert each.secrets.find(KEY) == Token("a")
 
 
 async def test_what_nobody_asks_for_is_forgotten() -> None:

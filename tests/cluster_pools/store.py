@@ -41,9 +41,7 @@ class Store:
             raise Conflict(409, "AlreadyExists", f'{kind.plural} "{name}" already exists')
         return copy.deepcopy(self.put(body))
 
-    async def apply(
-        self, body: Mapping[str, Any], *, subresource: str = "", force: bool = True, manager: str = ""
-    ) -> Json:
+    async def apply(self, body: Mapping[str, Any], *, subresource: str = "") -> Json:
         kind, name = KINDS.of(body), body["metadata"]["name"]
         self._called(f"apply {subresource}".strip(), kind, name)
         if subresource:
@@ -58,19 +56,10 @@ class Store:
         self._version(stored)
         return copy.deepcopy(stored)
 
-    async def delete(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        *,
-        uid: str | None = None,
-        grace: int | None = None,
-        resource_version: str | None = None,
-    ) -> Json:
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> Json:
         self._called("delete", kind, name)
         stored = self._at(kind, name)
-        if uid is not None and stored["metadata"]["uid"] != uid:
+        if stored["metadata"]["uid"] != uid:
             raise Conflict(409, "Conflict", "the UID in the precondition does not match")
         if stored.get("status", {}).get("phase") in ("Failed", "Succeeded") or not stored["spec"].get("nodeName"):
             del self.objects[kind.name, name]  # ends at once

@@ -29,10 +29,16 @@ class Stand:
         self.events: list[tuple[str, str]] = []
         if text is not None:
             self.source = self.store.put(config_map(text))
-        self.default = DefaultPool(self.store, NAMESPACE, "fb", self.tell)  # type: ignore[arg-type]
+        self.default = DefaultPool(
+            self.store,  # type: ignore[arg-type]
+            NAMESPACE,
+            "fb",
+            lambda: self.store.seen.pools,
+            self.tell,
+        )
 
     def tell(self, body: Mapping[str, Any], reason: str, message: str, warning: bool) -> None:
-        assert warning
+        assert warning == (reason != "PoolDeleted")
         self.events.append((reason, message))
 
     @property
@@ -62,6 +68,36 @@ async def test_an_upgrade_changes_it() -> None:
     )
     await stand.default.keep(0.0)
     assert stand.pool["spec"]["gpusPerNode"] == 3
+
+
+async def test_one_that_the_values_called_otherwise_before_goes() -> None:
+    stand = Stand()
+    await stand.default.keep(0.0)
+    stand.store.put({**stand.pool, "metadata": {"name": "mine", "namespace": NAMESPACE}})
+    renamed = POOL.replace("default", "other")
+    stand.store.change(KINDS.CONFIGMAP, "fb-pool", lambda body: body["data"].update({"pool.yaml": renamed}))
+
+    stand.store.failures["apply", "WorkerPool"] = ApiError(403, "Forbidden", "no")
+    await stand.default.keep(0.0)
+    assert stand.store.names(KINDS.POOL) == ["default", "mine"]  # as long as the new one is not there
+    stand.store.failures.clear()
+    stand.events.clear()
+
+    assert await stand.default.keep(0.0) == AGAIN
+    assert stand.store.names(KINDS.POOL) == ["mine", "other"]
+    await stand.default.keep(0.0)
+    assert stand.events == [("PoolDeleted", "deleted WorkerPool default: it is other now")]
+
+
+async def test_a_former_one_that_is_on_its_way_out_is_left_alone() -> None:
+    stand = Stand()
+    await stand.default.keep(0.0)
+    stand.store.change(KINDS.POOL, "default", lambda body: body["metadata"].update(deletionTimestamp=CREATED))
+    renamed = POOL.replace("default", "other")
+    stand.store.change(KINDS.CONFIGMAP, "fb-pool", lambda body: body["data"].update({"pool.yaml": renamed}))
+    await stand.default.keep(0.0)
+    assert ("delete", "WorkerPool", "default") not in stand.store.calls
+    assert stand.store.names(KINDS.POOL) == ["default", "other"]
 
 
 async def test_without_a_config_map_there_is_none() -> None:

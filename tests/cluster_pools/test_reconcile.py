@@ -171,7 +171,9 @@ async def test_without_any_image_nothing_can_be_made(stand: Stand) -> None:
 async def test_what_the_api_server_refuses_is_said_and_asked_again_later(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = ApiError(403, "Forbidden", 'pods "gpu-a-0" is forbidden: exceeded quota')
     assert (await stand.turn())[1] == NOW + RETRY
-    assert stand.condition("Stalled") == ("True", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota')
+    said = '0 of 4 workers are ready; pods "gpu-a-0" is forbidden: exceeded quota'
+    assert stand.condition("Ready") == ("False", "WorkersNotReady", said)
+    assert [stand.condition(kind)[0] for kind in ("Reconciling", "Stalled")] == ["True", "False"]
     assert [event for event in stand.events if event[3]] == [
         ("gpu", "PodsRefused", 'pods "gpu-a-0" is forbidden: exceeded quota', True)
     ]
@@ -181,19 +183,23 @@ async def test_what_the_api_server_refuses_is_said_and_asked_again_later(stand: 
     calls, due = await stand.turn()
     assert ("create", "Pod", "gpu-a-0") in calls
     assert due == stand.now + MADE
-    assert stand.condition("Stalled")[0] == "False"
+    assert stand.condition("Ready")[1:] == ("Progressing", "0 of 4 workers are ready")
 
 
 async def test_what_is_refused_again_and_again_is_asked_for_less_and_less_often(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = ApiError(403, "Forbidden", "exceeded quota")
-    waits = []
+    waits, stalled = [], []
     for _ in range(6):
         await stand.turn()
         due = (await stand.turn())[1]  # what was told of claims is seen by now
         assert due is not None
         waits.append(due - stand.now)
+        stalled.append(stand.condition("Stalled")[0])
         stand.now = due
     assert waits == [2.0, 4.0, 8.0, 16.0, REFUSED, REFUSED]
+    assert stalled == ["False"] * 4 + ["True"] * 2
+    assert stand.condition("Ready") == ("False", "PodsRefused", "exceeded quota")
+    assert stand.condition("Reconciling")[0] == "False"
 
 
 async def test_a_changed_pool_is_not_held_against(stand: Stand) -> None:
@@ -249,10 +255,8 @@ async def test_a_name_that_somebody_else_has_is_said(stand: Stand) -> None:
     stand.store.put({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gpu-a-0", "namespace": "x"}, "spec": {}})
     hidden = stand.store.seen
     await stand.turn(ClusterSeen(hidden.pools, hidden.nodes, {}, {}))
-    assert stand.condition("Stalled")[1:] == (
-        "PodsRefused",
-        "Pod gpu-a-0 exists already, and is not of this pool",
-    )
+    said = "0 of 4 workers are ready; Pod gpu-a-0 exists already, and is not of this pool"
+    assert stand.condition("Ready")[1:] == ("WorkersNotReady", said)
 
 
 async def test_a_claim_that_a_person_made_meanwhile_is_used(stand: Stand) -> None:
@@ -272,7 +276,8 @@ async def test_a_claim_that_a_person_made_meanwhile_is_used(stand: Stand) -> Non
 async def test_a_conflict_that_is_none_of_names_is_asked_again_later(stand: Stand) -> None:
     stand.store.failures["create", "Pod"] = Conflict(409, "Conflict", "a namespace is being terminated")
     assert (await stand.turn())[1] == NOW + RETRY
-    assert stand.condition("Stalled")[1:] == ("PodsRefused", "a namespace is being terminated")
+    said = "0 of 4 workers are ready; a namespace is being terminated"
+    assert stand.condition("Ready")[1:] == ("WorkersNotReady", said)
 
 
 async def test_a_pool_that_is_being_deleted_is_left_to_kubernetes(stand: Stand) -> None:

@@ -15,8 +15,10 @@ from forebay_operator.cluster.pool_view import LATE
 @pytest.mark.parametrize(
     ("waiting", "ready", "stalled"),
     [
-        ("ImagePullBackOff", "ImageMissing", "True"),
-        ("ErrImagePull", "ImageMissing", "True"),
+        ("ImagePullBackOff", "WorkersNotReady", "False"),
+        ("ErrImagePull", "WorkersNotReady", "False"),
+        ("InvalidImageName", "ImageMissing", "True"),
+        ("ErrImageNeverPull", "ImageMissing", "True"),
         ("CrashLoopBackOff", "WorkersNotReady", "False"),
         ("ContainerCreating", "Progressing", "False"),
     ],
@@ -40,6 +42,18 @@ async def test_why_a_pod_does_not_run(stand: Stand, waiting: str, ready: str, st
         assert stand.condition("Ready")[2] == (
             "3 of 4 workers are ready; gpu-a-0: its worker ends again and again, the last time with exit code 2 (Error)"
         )
+
+
+async def test_an_image_that_no_pod_can_pull_is_missing(stand: Stand) -> None:
+    await stand.settle()
+    waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}
+    for name in stand.store.names(KINDS.POD):
+        assert stand.condition("Stalled")[0] == "False"
+        stand.store.change(KINDS.POD, name, lambda body: body.update(status=waiting))
+        await stand.turn()
+    said = "; ".join(f"gpu-{name}: its image cannot be pulled" for name in ("a-0", "a-1", "b-0", "b-1"))
+    assert stand.condition("Stalled") == ("True", "ImageMissing", said)
+    assert stand.condition("Reconciling")[0] == "False"
 
 
 async def test_a_pod_that_does_not_end_is_spoken_of(stand: Stand) -> None:

@@ -10,8 +10,10 @@ from deciding.pool_values import CLAIMS, GPU, NODE, NOW, OTHER, POOL, deleted, o
 from forebay_operator.decide.pool_nodes import NodeState
 from forebay_operator.decide.pool_seen import (
     Load,
+    NodeSeen,
     PodSeen,
     PoolsSeen,
+    Taint,
 )
 from forebay_operator.decide.pools import (
     NodeCount,
@@ -65,6 +67,29 @@ def test_what_cannot_run_does_not_stop_a_shrinking() -> None:
         assert len(deleted(found)) == gone
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (NODE,),
+        (NODE, replace(OTHER, cordoned=True)),
+        (NODE, replace(OTHER, taints=(Taint("maintenance", "NoSchedule"),))),
+    ],
+    ids=["gone", "cordoned", "tainted"],
+)
+def test_one_that_waits_for_a_node_that_will_not_take_it_goes_at_once(nodes: tuple[NodeSeen, ...]) -> None:
+    stray = pod("p-b-0", bound=False, ready=False, trouble=("Unschedulable", "0/2 nodes are available"))
+    found = plan(pod("p-a-0"), pod("p-a-1", leaving=True), stray, nodes=nodes)
+    assert deleted(found) == [("p-b-0", Why.STRAY)]
+    assert (found.counts["p"].desired, found.counts["p"].ready) == (2, 1)
+    for kept in (replace(stray, bound=True), replace(stray, leaving=True), replace(stray, owner="another")):
+        assert deleted(plan(pod("p-a-0"), pod("p-a-1"), kept, nodes=nodes)) == []
+
+
+@pytest.mark.parametrize("node", [OTHER, replace(OTHER, ready=False)])
+def test_one_that_waits_for_a_node_that_may_yet_take_it_stays(node: NodeSeen) -> None:
+    assert deleted(plan(pod("p-b-0", bound=False, ready=False), nodes=(node,))) == []
+
+
 # -- another template --
 
 
@@ -105,18 +130,38 @@ def test_a_replacement_serves_when_it_is_attached_too() -> None:
 def test_an_operator_to_which_nobody_is_attached_yet_replaces_none() -> None:
     seen = PoolsSeen((replace(POOL, max_unavailable=9),), (NODE,), (old("p-a-0"), old("p-a-1")), CLAIMS, began=NOW)
     found = next_pool_steps(seen, NOW + 59)
-    assert (found.steps, found.wake_at) == ((), NOW + 60)
+    assert (found.steps, found.wake_at) == ((), NOW + 600)
     fewer = replace(seen, pools=(replace(POOL, gpus_per_node=1, max_unavailable=9),))
     assert next_pool_steps(fewer, NOW + 59).steps == ()
 
 
-def test_a_worker_that_never_attaches_does_nothing() -> None:
+def test_while_nobody_is_attached_silence_says_little() -> None:
+    """After a fail-over in which workers do not reach the new leader, all are ready and serve on."""
     pods = (old("p-a-0", since=NOW), old("p-a-1", since=NOW))
     seen = PoolsSeen((POOL,), (NODE,), pods, CLAIMS)
+    waiting = next_pool_steps(seen, NOW + 599)
+    assert (waiting.steps, waiting.wake_at) == ((), NOW + 600)
+    # Nor for ever: their template may be what keeps them away.
+    assert deleted(next_pool_steps(seen, NOW + 600)) == [("p-a-1", Why.OUTDATED)]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_those_that_never_attach_go_first_and_are_charged(most: int) -> None:
+    pool = replace(POOL, gpus_per_node=4, max_unavailable=most)
+    silent = [old(f"p-a-{number}", since=NOW) for number in range(3)]
+    seen = PoolsSeen((pool,), (NODE,), (*silent, old("p-a-3")), CLAIMS, {"p-a-3": Load()})
     assert next_pool_steps(seen, NOW + 59).steps == ()
-    assert {name for name, _ in deleted(next_pool_steps(seen, NOW + 60))} == {"p-a-0", "p-a-1"}
+    first = [("p-a-2", Why.OUTDATED), ("p-a-1", Why.OUTDATED)][:most]
+    assert deleted(next_pool_steps(seen, NOW + 60)) == first
+    fewer = replace(seen, pools=(replace(pool, gpus_per_node=0),))
+    assert deleted(next_pool_steps(fewer, NOW + 60)) == [(name, Why.SURPLUS) for name, _ in first]
+
+
+def test_one_that_never_attached_is_not_followed_by_one_that_serves() -> None:
+    seen = PoolsSeen((POOL,), (NODE,), (old("p-a-0"), old("p-a-1")), CLAIMS, {"p-a-1": Load()})
+    assert deleted(next_pool_steps(seen, NOW)) == [("p-a-0", Why.OUTDATED)]
     one = replace(seen, pools=(replace(POOL, gpus_per_node=1),), loads={"p-a-1": Load(5)})
-    assert deleted(next_pool_steps(one, NOW + 60)) == [("p-a-0", Why.SURPLUS)]
+    assert deleted(next_pool_steps(one, NOW)) == [("p-a-0", Why.SURPLUS)]
 
 
 def test_nobody_goes_while_one_may_yet_attach_that_does_less() -> None:

@@ -68,9 +68,9 @@ class World:
         assert node.ready
         assert not node.cordoned
         self.made += 1
-        self.pods[step.name] = PodSeen(
-            step.name, f"u{self.made}", pool.uid, step.node, frozenset((GPU,)), pool.template, created=self.now
-        )
+        devices = frozenset((GPU,))
+        made = PodSeen(step.name, f"u{self.made}", pool.uid, step.node, devices, pool.template, bound=False)
+        self.pods[step.name] = replace(made, created=self.now)
         here = [pod for pod in self.pods.values() if pod.node == step.node]
         assert len([pod for pod in here if pod.owner == pool.uid]) <= pool.gpus_per_node
         assert len([pod for pod in here if not pod.dead]) <= node.allocatable[GPU]
@@ -79,7 +79,7 @@ class World:
         pod = self.pods[step.name]
         assert pod.uid == step.uid
         assert not pod.leaving
-        if pod.dead:
+        if pod.dead or not pod.bound:
             del self.pods[step.name]
         else:
             self.pods[step.name] = replace(pod, leaving=True, ready=False)
@@ -96,6 +96,10 @@ class World:
             )
             assert not lost or len(lost) + down <= pool.max_unavailable
             assert all(self.nodes[self.pods[step.name].node].ready or self.pods[step.name].dead for step in steps)
+            staying = [pod for pod in mine if pod.name not in {step.name for step in steps}]
+            assert not any(
+                self.nodes[pod.node].cordoned for pod in staying if not (pod.bound or pod.dead or pod.leaving)
+            )
 
     def kubelets(self) -> None:
         """What was told to end is gone, what was created runs; nothing happens where a node does not answer."""
@@ -105,8 +109,8 @@ class World:
                 continue
             if pod.leaving:
                 del self.pods[pod.name]
-            elif not pod.sick and not pod.dead:
-                self.pods[pod.name] = replace(pod, ready=True, restarts=0)
+            elif not pod.sick and not pod.dead and (pod.bound or not self.nodes[pod.node].cordoned):
+                self.pods[pod.name] = replace(pod, bound=True, ready=True, restarts=0)
                 self.loads.setdefault(pod.name, Load())
 
     def settle(self) -> None:

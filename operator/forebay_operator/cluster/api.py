@@ -87,13 +87,11 @@ class Api:
         listed = (item["metadata"] for item in found.get("items") or ())
         return {str(metadata["uid"]): str(metadata.get("resourceVersion", "")) for metadata in listed}
 
-    async def apply(
-        self, body: Mapping[str, Any], *, subresource: str = "", force: bool = True, manager: str = MANAGER
-    ) -> Json:
-        """Server-side apply: what ``body`` has is ours from now on, what it lacks and was ours goes. ``force`` takes
-        fields from other managers, without it that is a Conflict."""
+    async def apply(self, body: Mapping[str, Any], *, subresource: str = "") -> Json:
+        """Server-side apply: what ``body`` has is ours from now on, whoever had it before; what it lacks and was ours
+        goes."""
         kind, path = _target(body, subresource)
-        query = {"fieldManager": manager, "force": str(force).lower()}
+        query = {"fieldManager": MANAGER, "force": "true"}
         return await self._call("apply", "PATCH", kind, path, query, body, "application/apply-patch+yaml", subresource)
 
     async def create(self, body: Mapping[str, Any]) -> Json:
@@ -106,32 +104,19 @@ class Api:
         kind, path = _target(body, "")
         return await self._call("replace", "PUT", kind, path, {"fieldManager": MANAGER}, body)
 
-    async def patch_merge(
-        self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
-    ) -> Json:
+    async def patch_merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> Json:
         """JSON merge patch: null deletes a field, a list replaces a list."""
-        path = kind.path(namespace, name, subresource)
-        query = {"fieldManager": MANAGER}
-        return await self._call("patch", "PATCH", kind, path, query, patch, "application/merge-patch+json", subresource)
+        path, query = kind.path(namespace, name), {"fieldManager": MANAGER}
+        return await self._call("patch", "PATCH", kind, path, query, patch, "application/merge-patch+json")
 
-    async def delete(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        *,
-        uid: str | None = None,
-        grace: int | None = None,
-        resource_version: str | None = None,
-    ) -> Json:
-        """``uid`` and ``resource_version``: only that very object, in that very state (else a Conflict); ``grace`` in
-        seconds, None: the object's own."""
-        conditions = {"uid": uid, "resourceVersion": resource_version}
-        body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if only := {key: value for key, value in conditions.items() if value is not None}:
-            body["preconditions"] = only
-        if grace is not None:
-            body["gracePeriodSeconds"] = grace
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> Json:
+        """Only that very object, else a Conflict; with its own grace."""
+        body: Json = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
         return await self._call("delete", "DELETE", kind, kind.path(namespace, name), body=body)
 
     async def _call(

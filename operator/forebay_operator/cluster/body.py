@@ -18,7 +18,6 @@ from forebay_operator.cluster.template import POOL_LABEL
 from forebay_operator.control import Outcome
 from forebay_operator.decide.seen import BackboneSeen, FunctionSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.decisions import Decision
-from forebay_operator.status import Urls
 
 MOST_PLACEMENTS = 64
 """As many as the schema takes."""
@@ -66,7 +65,7 @@ class Wanted:
     decision: Decision | None = None
 
 
-def status(function: FunctionSeen, outcome: Outcome, urls: Urls, places: Places) -> Wanted:
+def status(function: FunctionSeen, outcome: Outcome, places: Places) -> Wanted:
     """Of a function that the outcome has a status of."""
     key = function.function.key
     found = outcome.statuses[key]
@@ -74,7 +73,7 @@ def status(function: FunctionSeen, outcome: Outcome, urls: Urls, places: Places)
         "observedGeneration": function.function.generation,
         "state": found.state.value,
         "url": found.url,
-        "address": {"url": urls.path(key)},
+        "address": {"url": found.url},
         "replicas": max(found.ready, found.desired),
         "readyReplicas": found.ready,
         "desiredReplicas": found.desired,

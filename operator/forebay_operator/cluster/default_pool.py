@@ -3,7 +3,8 @@ ConfigMap, of which the leader makes the object, owned by it: when the ConfigMap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,10 @@ import yaml
 
 from forebay_api import names
 from forebay_api.pool import InvalidPool, Pool
-from forebay_operator.cluster.api import Api, ApiError, NotFound
+from forebay_operator.cluster.api import Api, ApiError, Conflict, NotFound
 from forebay_operator.cluster.kinds import KINDS
 from forebay_operator.cluster.pool_steps import Tell
+from forebay_operator.cluster.seen import Body
 
 log = structlog.get_logger(__name__)
 
@@ -35,9 +37,12 @@ class NoPool(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DefaultPool:
+    """``pools``: those of the namespace by name, as last seen."""
+
     api: Api
     namespace: str
     release: str
+    pools: Callable[[], Mapping[str, Body]]
     tell: Tell
 
     async def keep(self, now: float) -> float:
@@ -70,7 +75,19 @@ class DefaultPool:
             if error.status not in (400, 403, 422):
                 raise
             return self._complain(source, error.message)
+        await self._delete_former(source, body["metadata"]["name"])
         return AGAIN
+
+    async def _delete_former(self, source: Body, name: str) -> None:
+        """Pools that the values asked for by another name before: they would keep the devices that this one is for."""
+        for former in self.pools().values():
+            metadata = former["metadata"]
+            if metadata["name"] == name or "deletionTimestamp" in metadata or not _owned(former, source):
+                continue
+            with contextlib.suppress(NotFound, Conflict):  # it is gone, or another by now
+                await self.api.delete(KINDS.POOL, self.namespace, metadata["name"], uid=metadata["uid"])
+                log.info("a former default pool is deleted", pool=metadata["name"], instead=name)
+                self.tell(source, "PoolDeleted", f"deleted WorkerPool {metadata['name']}: it is {name} now", False)
 
     async def _there(self, name: str) -> Mapping[str, Any] | None:
         try:

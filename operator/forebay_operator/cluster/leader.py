@@ -58,10 +58,12 @@ class Leader:
         )
         self._watch = watch
         self._source = Source(lambda: watch.functions)
-        self._publisher = Publisher(api, urls, lambda: watch.functions)
+        self._publisher = Publisher(api, lambda: watch.functions)
         self._events = Events(api, config.pod, lambda: watch.functions)
         self._pools = Pools(api, settings, self._events.about)
-        self._default_pool = DefaultPool(api, config.namespace, config.release, self._events.about)
+        self._default_pool = DefaultPool(
+            api, config.namespace, config.release, lambda: watch.seen.pools, self._events.about
+        )
         self._revision = watch.revision
         self._estate = estate(watch.seen)
         self._news = asyncio.Event()

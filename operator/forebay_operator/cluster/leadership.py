@@ -20,8 +20,8 @@ from forebay_operator.term import Term
 
 log = structlog.get_logger(__name__)
 
-CALL = 3.0
-"""Seconds for one call: a renewal that hangs must leave time for another one."""
+CALL = 2.0
+"""Seconds for one turn's calls: a renewal that hangs must leave time for another one while the lease is still ours."""
 
 LEADING = Gauge("forebay_leading", "1 while this operator leads.")
 TERM = Gauge("forebay_leader_term", "The leader term of this operator, 0 while it is a standby.")
@@ -78,11 +78,12 @@ class Leadership:
             return lease.RETRY
 
     async def _look(self) -> None:
+        before, self._seen = self._seen, LeaseSeen()  # unless it succeeds: who was blind has observed no silence
         try:
             self._stored = await self._api.get(KINDS.LEASE, self._namespace, self._name)
         except NotFound:
             self._stored = None
-        self._seen = lease.seen(self._stored, self._seen, self._clock())
+        self._seen = lease.seen(self._stored, before, self._clock())
         # Whatever becomes of the lease: a term that somebody led in is never led in again.
         self._above = max(self._above, self._seen.transitions)
 

@@ -13,7 +13,7 @@ from forebay_operator.cluster.seen import Body
 DURATION = 8.0
 """Seconds after its last change after which a lease is anybody's."""
 
-RENEW = 5.0
+RENEW = 2.0
 """Seconds from renewal to renewal."""
 
 LABELS = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "operator"}

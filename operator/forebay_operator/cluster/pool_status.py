@@ -32,12 +32,14 @@ Verdict = tuple[Status, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """``error``: (reason, message) of what no pod can be made for; ``troubles``: (pod, reason, message) of pods that do
-    not run; ``sick``: those whose device is unhealthy; ``wanted``: whether the pool asks for workers at all."""
+    """``error``: (reason, message) of what no pod can be made for; ``refused``: what the API server said when one was
+    last to be made; ``troubles``: (pod, reason, message) of pods that do not run; ``sick``: those whose device is
+    unhealthy; ``wanted``: whether the pool asks for workers at all."""
 
     generation: int
     count: PoolCount = field(default_factory=PoolCount)
     error: tuple[str, str] | None = None
+    refused: str = ""
     troubles: tuple[tuple[str, str, str], ...] = ()
     sick: tuple[str, ...] = ()
     wanted: bool = True
@@ -151,6 +153,7 @@ def _stalled(look: Look) -> Verdict:
 
 def _hindrances(look: Look) -> list[str]:
     return [
+        *filter(None, (look.refused,)),
         *(f"{pod}: {why}" for pod, _, why in look.troubles),
         *_sick(look),
         *(f"claim {name} is another's or about to go" for name in look.count.blocked),

@@ -33,6 +33,7 @@ ATTEMPTS = 3
 WORDS: Mapping[Why, str] = {
     Why.DEAD: "it ended",
     Why.SURPLUS: "it is one too many",
+    Why.STRAY: "its node is gone, or takes no new pods",
     Why.OUTDATED: "the pool's template has changed",
 }
 

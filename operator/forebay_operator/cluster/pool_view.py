@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from forebay_operator.decide.pool_seen import ClaimSeen, Load, NodeSeen, PodSeen
 from forebay_operator.decide.seen import WorkerSeen
 
 IMAGE_MISSING = "ImageMissing"
+NOT_PULLED = "NotPulled"
 CRASHING = "Crashing"
 ENDED = "Ended"
 MISCONFIGURED = "Misconfigured"
@@ -26,8 +27,8 @@ LATE = 60.0
 DEAD = ("Failed", "Succeeded")
 
 WAITING: Mapping[str, tuple[str, str]] = {
-    "ErrImagePull": (IMAGE_MISSING, "its image cannot be pulled"),
-    "ImagePullBackOff": (IMAGE_MISSING, "its image cannot be pulled"),
+    "ErrImagePull": (NOT_PULLED, "its image cannot be pulled"),
+    "ImagePullBackOff": (NOT_PULLED, "its image cannot be pulled"),
     "ErrImageNeverPull": (IMAGE_MISSING, "its image is not on the node, and imagePullPolicy is Never"),
     "InvalidImageName": (IMAGE_MISSING, "its image has no valid name"),
     "CrashLoopBackOff": (CRASHING, "its worker ends again and again"),
@@ -81,6 +82,7 @@ def pod_seen(body: Body) -> PodSeen:
         node=pods.node_of(body),
         resources=frozenset(limits),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
+        bound=bool(body.get("spec", {}).get("nodeName")),
         created=created,
         ready=ready.get("status") == "True",
         since=unix_seconds(ready.get("lastTransitionTime")) or created,
@@ -92,6 +94,19 @@ def pod_seen(body: Body) -> PodSeen:
         restarts=sum(container.get("restartCount", 0) for container in status.get("containerStatuses") or ()),
         trouble=_trouble(status),
     )
+
+
+def troubles(pods: Sequence[PodSeen]) -> list[tuple[str, str, str]]:
+    """(pod, reason, message) of pods of one pool that do not run. Where others of the same template do, their image is
+    there, and that one was not pulled will pass."""
+    pulled = {pod.template for pod in pods if pod.ready}
+    found = []
+    for pod in pods:
+        if pod.trouble and not pod.ready and not pod.leaving:
+            reason, why = pod.trouble
+            missing = reason == NOT_PULLED and pod.template not in pulled
+            found.append((pod.name, IMAGE_MISSING if missing else reason, why))
+    return found
 
 
 def overdue(pods: Iterable[PodSeen], now: float) -> tuple[list[tuple[str, str, str]], float | None]:

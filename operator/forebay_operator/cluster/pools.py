@@ -50,6 +50,11 @@ class _Refusal:
     seconds: float
     until: float
 
+    @property
+    def verdict(self) -> tuple[str, str] | None:
+        """Once it was refused again and again: a quota is full for a moment, and a server that starts forbids all."""
+        return (Reason.PODS_REFUSED, self.message) if self.seconds >= REFUSED else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -172,13 +177,13 @@ class Pools:
         refusal = self._refused.get(uid)
         mine = sorted((pod for pod in shown.values() if pod.owner == uid), key=lambda pod: pod.name)
         late, due = pool_view.overdue(mine, now)
-        staying = [pod for pod in mine if not pod.leaving]
         look = Look(
             generation=_generation(one.body),
             count=count or PoolCount(),
-            error=one.error or ((Reason.PODS_REFUSED, refusal.message) if refusal else None),
-            troubles=(*((pod.name, *pod.trouble) for pod in staying if pod.trouble and not pod.ready), *late),
-            sick=tuple(pod.name for pod in staying if pod.sick),
+            error=one.error or (refusal.verdict if refusal else None),
+            refused=refusal.message if refusal else "",
+            troubles=(*pool_view.troubles(mine), *late),
+            sick=tuple(pod.name for pod in mine if pod.sick and not pod.leaving),
             wanted=one.pool is None or one.pool.spec.gpus_per_node != 0,
             resource=one.pool.spec.resource_name if one.pool else "",
         )

@@ -19,7 +19,6 @@ from forebay_operator.cluster.seen import Body
 from forebay_operator.cluster.shelf import version
 from forebay_operator.cluster.source import Invalid
 from forebay_operator.control import Outcome
-from forebay_operator.status import Urls
 
 log = structlog.get_logger(__name__)
 
@@ -67,13 +66,11 @@ class Publisher:
     def __init__(
         self,
         api: Api,
-        urls: Urls,
         stored: Callable[[], Mapping[tuple[str, str], Body]],
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
-        self._urls = urls
         self._stored = stored
         self._wall = wall
         self._clock = asyncio.get_running_loop().time
@@ -89,7 +86,7 @@ class Publisher:
         for function in outcome.seen.functions:
             key = function.function.key
             if key in outcome.statuses:
-                wishes[key] = body.status(function, outcome, self._urls, places)
+                wishes[key] = body.status(function, outcome, places)
         for key in self._objects.keys() - wishes.keys():
             del self._objects[key]
         for key, wish in wishes.items():

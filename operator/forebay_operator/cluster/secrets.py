@@ -13,10 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from forebay_operator.cluster.api import Api, ApiError, NotFound, Unreachable
+import structlog
+
+from forebay_operator.cluster.api import Api, ApiError, NotFound
 from forebay_operator.cluster.duty import carefully
 from forebay_operator.cluster.kinds import KINDS
 from forebay_operator.credentials import Refused, SecretKey, Token
+
+log = structlog.get_logger(__name__)
 
 FRESH = 60.0
 """Seconds after which what was read is read again when it is asked for."""
@@ -28,7 +32,7 @@ KEPT = 600.0
 """Seconds after the last question in which it stays in memory."""
 
 AGAIN = 5.0
-"""Seconds until a read that got no answer is tried again."""
+"""Seconds until a read that told nothing is tried again."""
 
 FORBIDDEN = 403
 FIELD = "spec.model.credentials"
@@ -69,6 +73,8 @@ class Secrets:
             kept.doubted_at = now
         if now >= kept.due_at(now):
             self._news.set()
+            if isinstance(kept.answer, Refused) and not doubted:
+                kept.answer = None  # what was wrong then ends nothing now: whoever asks hears of what is read
         return kept.answer
 
     async def run(self) -> None:
@@ -92,7 +98,7 @@ class Secrets:
         self._news.clear()
 
     async def _read_due(self) -> bool:
-        """Whether nobody answered for one of them."""
+        """Whether one of them could not be read."""
         now = self._clock()
         self._kept = {key: kept for key, kept in self._kept.items() if now - kept.asked_at < KEPT}
         silent = False
@@ -101,7 +107,8 @@ class Secrets:
                 continue
             try:
                 answer = await self._read(key)
-            except Unreachable:  # what is known goes on being used
+            except ApiError as error:  # what is known goes on being used
+                log.warning("a Secret cannot be read", namespace=key.namespace, name=key.name, error=str(error))
                 silent = True
                 continue
             kept.read_at = self._clock()
@@ -111,17 +118,15 @@ class Secrets:
         return silent
 
     async def _read(self, key: SecretKey) -> Token | Refused:
-        """Raises Unreachable."""
+        """Raises ApiError where nothing is said of the Secret: a server that fails, a login that has ended."""
         where = f"Secret {key.namespace}/{key.name}"
         try:
             secret = await self._api.get(KINDS.SECRET, key.namespace, key.name)
         except NotFound:
             return Refused(f"{FIELD}: there is no {where}")
-        except Unreachable:
-            raise
         except ApiError as error:
             if error.status != FORBIDDEN:
-                return Refused(f"{FIELD}: {where} cannot be read ({error.reason or error.status})")
+                raise
             return Refused(f"{FIELD}: the operator may not read {where}: list it in the chart's credentials.secrets")
         encoded = (secret.get("data") or {}).get(key.key)
         if not encoded:

@@ -57,10 +57,10 @@ class NodeSeen:
 @dataclass(frozen=True, slots=True)
 class PodSeen:
     """``owner``: uid of its controller; ``node``: where it must run; ``resources``: names of what it takes there;
-    ``created``: unix seconds; ``since``: those from which on it is ready, or is not; ``grace``: seconds that its worker
-    has to hand over once it is told to end; ``dead``: it ended for good and its name is all that is left; ``leaving``:
-    told to end, which should be done ``by`` (unix seconds); ``sick``: its device is reported unhealthy; ``trouble``:
-    (reason, message) of what keeps it from running."""
+    ``bound``: the scheduler gave it to that node; ``created``: unix seconds; ``since``: those from which on it is
+    ready, or is not; ``grace``: seconds that its worker has to hand over once it is told to end; ``dead``: it ended for
+    good and its name is all that is left; ``leaving``: told to end, which should be done ``by`` (unix seconds);
+    ``sick``: its device is reported unhealthy; ``trouble``: (reason, message) of what keeps it from running."""
 
     name: str
     uid: str
@@ -68,6 +68,7 @@ class PodSeen:
     node: str
     resources: frozenset[str]
     template: str
+    bound: bool = True
     created: float = 0.0
     ready: bool = False
     since: float = 0.0

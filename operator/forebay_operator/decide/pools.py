@@ -7,9 +7,11 @@ many may be down at a time, over the whole pool:
     maxUnavailable ≥ told to end + expected and not serving + deleted now
 
 A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. So does one that
-has pipelines and was not ready for as long as handing them over may take. One on a node that
+has pipelines and was not ready for as long as handing them over may take. One that is ready and never attached goes
+first too, but is charged: it may serve on out of our reach. One on a node that
 does not answer is neither counted nor touched: it may run on, and is adopted when the node is back. A node that is gone
-takes its pods along (Kubernetes removes them), and so does a pool: pods and claims are owned by it.
+takes its pods along (Kubernetes removes them, all but those that never came to it, which we do), and so does a pool:
+pods and claims are owned by it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Why(StrEnum):
     """Why a pod is deleted."""
 
     DEAD = "Dead"
+    STRAY = "Stray"
     SURPLUS = "Surplus"
     OUTDATED = "Outdated"
 
@@ -155,7 +158,9 @@ def next_pool_steps(seen: PoolsSeen, now: float) -> PoolPlan:
     worth = Worth.of(seen, now)
     draft.wakes += worth.wakes
     for pool in sorted(seen.pools, key=lambda pool: pool.name):
-        sites = _sites(seen, pool, draft)
+        strays = _strays(seen, pool)
+        draft.steps += [DeletePod(pool.name, pod.name, pod.uid, Why.STRAY) for pod in strays]
+        sites = _sites(seen, pool, draft, strays)
         for site in sites:
             _bury(draft, site, seen, now)
             _create(draft, site)
@@ -167,11 +172,19 @@ def next_pool_steps(seen: PoolsSeen, now: float) -> PoolPlan:
     return PoolPlan(tuple(draft.steps), counts, min(draft.wakes, default=None))
 
 
-def _sites(seen: PoolsSeen, pool: PoolSeen, draft: _Draft) -> list[_Site]:
+def _strays(seen: PoolsSeen, pool: PoolSeen) -> list[PodSeen]:
+    """Those that wait for a node which is gone or takes no new pods. No drain evicts them, and no garbage collector
+    finds a node that they were on; in the count they would be missing for as long."""
+    states = {node.name: pool_nodes.state(pool, node) for node in seen.nodes}
+    waiting = [pod for pod in seen.pods if pod.owner == pool.uid and not (pod.bound or pod.dead or pod.leaving)]
+    return [pod for pod in waiting if states.get(pod.node) in (None, NodeState.CORDONED, NodeState.TAINTED)]
+
+
+def _sites(seen: PoolsSeen, pool: PoolSeen, draft: _Draft, strays: Sequence[PodSeen]) -> list[_Site]:
     claims = {claim.name: claim for claim in seen.claims}
     by_node: dict[str, list[PodSeen]] = {}
     for pod in seen.pods:
-        if pod.owner == pool.uid:
+        if pod.owner == pool.uid and pod not in strays:
             by_node.setdefault(pod.node, []).append(pod)
     nodes = sorted(seen.nodes, key=lambda node: node.name)
     return [_site(pool, node, by_node.get(node.name, []), claims, draft.devices) for node in nodes]
@@ -236,14 +249,17 @@ def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], worth: Worth)
 
     # What cannot run stops an update, which may be why it cannot, but no shrinking, which may be the cure.
     down = busy + len(going) + len(lagging) - len(stuck)
-    spare = max(0, pool.max_unavailable - down)
-    for pod in worth.cheapest(pod for pod in surplus if pod in serving)[:spare]:
-        going[pod] = Why.SURPLUS
-        down += 1
-    down += len(stuck) + sum(len(site.dead) for site in answering)
-    spare = max(0, pool.max_unavailable - down)
-    for pod in worth.cheapest(pod for pod in outdated if pod in serving)[:spare]:
-        going[pod] = Why.OUTDATED
+    # Those that never attached count as down, but may serve on out of our reach: their going is charged all the same.
+    silent = sum(pod.name in worth.silent for pod in (*surplus, *outdated))
+    for why, pods in ((Why.SURPLUS, surplus), (Why.OUTDATED, outdated)):
+        if why is Why.OUTDATED:
+            down += len(stuck) + sum(len(site.dead) for site in answering)
+        quiet = worth.cheapest(pod for pod in pods if pod.name in worth.silent)
+        quiet = quiet[: max(0, pool.max_unavailable - down + silent)]
+        silent -= len(quiet)
+        spared = worth.cheapest(pod for pod in pods if pod in serving)[: max(0, pool.max_unavailable - down)]
+        down += len(spared)
+        going |= dict.fromkeys([*quiet, *spared], why)
     draft.steps += [DeletePod(pool.name, pod.name, pod.uid, why) for pod, why in going.items()]
 
 
