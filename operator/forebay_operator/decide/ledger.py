@@ -107,11 +107,11 @@ def room(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
 
 def owed(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
     """Bytes that its link brings before anything of ``backbone``, as far as was reported: what is urgent of others."""
-    return sum(
-        _urgent_bytes(seen.backbones[other].model, held)
-        for other, held in worker.holdings.items()
-        if held.urgent and other != backbone and other in seen.backbones
-    )
+    total = 0
+    for other, held in worker.holdings.items():
+        if held.urgent and other != backbone and other in seen.backbones:
+            total += _urgent_bytes(seen.backbones[other].model, held)
+    return total
 
 
 def _urgent_bytes(model: Model, held: HoldingSeen) -> int:
