@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.installed import Installed
 from testbed.cluster import Cluster
 from testbed.shell import run
+
+from cluster import kube
 
 FOREBAY = Path(sys.prefix) / "bin" / "forebay"
 CONTEXT = "--kube-context=testbed"
@@ -21,9 +24,13 @@ def forebay_says(*words: object) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_get_invoke_timeline(bed: Cluster, forebay: Installed, tmp_path: Path) -> None:
+def test_plan_get_invoke_timeline(bed: Cluster, forebay: Installed, tmp_path: Path) -> None:
     forebay.apply("spoken")
     forebay.ready("spoken")
+    file = tmp_path / "spoken.yaml"
+    file.write_text(json.dumps(forebay.function("spoken")))
+    (planned,) = json.loads(forebay_says("plan", "-f", file, "-o", "json"))
+    assert planned["predicted"]["firstToken"] > 0
     assert forebay_says("invoke", "spoken", PROMPT, "--max-tokens", TOKENS).strip()
     functions = json.loads(forebay_says("get", "functions", "-o", "json"))
     assert "spoken" in json.dumps(functions)
@@ -32,3 +39,22 @@ def test_get_invoke_timeline(bed: Cluster, forebay: Installed, tmp_path: Path) -
     trace = tmp_path / "trace.json"
     forebay_says("timeline", "spoken", "-o", trace)
     assert json.loads(trace.read_text())
+
+
+@pytest.mark.timeout(300)
+def test_a_function_that_is_deleted_frees_the_devices(bed: Cluster, forebay: Installed) -> None:
+    forebay.apply("freed")
+    forebay.ready("freed")
+    assert forebay_says("invoke", "freed", PROMPT, "--max-tokens", TOKENS).strip()
+    assert any(worker["residentBytes"] for worker in workers())
+    forebay.remove("freed")
+    kube.until(
+        workers,
+        lambda found: not any(worker["residentBytes"] or worker["holds"] for worker in found),
+        "devices without units",
+    )
+
+
+def workers() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(forebay_says("get", "workers", "-o", "json"))
+    return found
