@@ -66,8 +66,8 @@ class System:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
-        options.setdefault("max_retries", 0)
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", timeout=PATIENCE, **options)
+        options = {"base_url": f"{self.url}/v1", "max_retries": 0, **options}
+        return openai.AsyncOpenAI(api_key="none", timeout=PATIENCE, **options)
 
     async def look(self) -> view.View:
         return await view.look(self.state.operator())
@@ -193,7 +193,7 @@ def running(
     words += ["--port", str(system.port), *(["--link-rate", link_rate] if link_rate else []), *more]
     system.start("up", *words, script=script)
     try:
-        wait_for(lambda: _listens(system.port) or system.processes["up"].poll() is not None, "the gateway listens")
+        wait_for(lambda: listens(system.port) or system.processes["up"].poll() is not None, "the gateway listens")
         assert system.processes["up"].poll() is None, (folder / "logs" / "test-up.log").read_text()
         yield system
     finally:
@@ -206,7 +206,7 @@ def running(
         assert not alive, f"left running: {alive}"
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

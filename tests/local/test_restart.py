@@ -12,7 +12,7 @@ import pytest
 
 from forebay_cli.state import NothingRuns, State
 from local.reference import Reference
-from local.system import PATIENCE, System, chat, free_port, function, pieces, wait_for, write
+from local.system import PATIENCE, System, chat, free_port, function, listens, pieces, wait_for, write
 
 PROMPT = "A short list of rivers:"
 TOKENS = 64
@@ -99,13 +99,26 @@ async def test_operator_and_gateway_are_killed(system: System, file: Path, real:
     assert {worker["name"]: worker["pid"] for worker in seen["workers"]} == pids, "no worker was restarted"
     assert seen["coldStarts"] == [], "the next request is warm"
 
-    system.stop("gateway", signal.SIGKILL)
+    await killed_beside_another(system, real)
     system.start("gateway", "gateway", "--port", str(system.port))
     wait_for(lambda: answers(system), "the gateway is back")
     async with system.client() as client:
-        await asyncio.sleep(0)
         real.check(await chat(client, "smollm2", "Say maybe.", max_tokens=4), "Say maybe.", 4, chat=True)
     assert (await system.look())["coldStarts"] == []
+
+
+async def killed_beside_another(system: System, real: Reference) -> None:
+    """A gateway dies while another one answers."""
+    port, got = free_port(), list[str]()
+    system.start("other", "gateway", "--port", str(port))
+    wait_for(lambda: listens(port), "the other gateway listens")
+    async with system.client(base_url=f"http://127.0.0.1:{port}/v1") as client:
+        async for piece in pieces(client, "smollm2", PROMPT, max_tokens=TOKENS):
+            got.append(piece)
+            if len(got) == 4:
+                system.stop("gateway", signal.SIGKILL)
+    real.check("".join(got), PROMPT, TOKENS, chat=False)
+    system.stop("other")
 
 
 async def answering(system: System) -> str:
