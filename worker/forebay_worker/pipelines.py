@@ -241,6 +241,9 @@ class Pipelines:
             return bool(work())
         except (HopLost, UnknownStep) as error:
             self._break(segment, str(error))
+        except torch.OutOfMemoryError as error:  # no fault of the device; its frames hold what is to be trimmed
+            self._break(segment, f"out of memory: {error.with_traceback(None)}")
+            self._device.trim()
         except NotFinite as error:
             self._fault(segment, FaultReason.NOT_A_NUMBER, error)
         except Exception as error:  # noqa: BLE001, whatever computing raises; _fault logs and counts it
