@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from prometheus_client import REGISTRY
 from engine.rig import Rig, formations, formed, greedy, opened, until
 from forebay_api.model import Epoch
 from forebay_worker import stage
+from forebay_worker.device import Device
 from forebay_worker.engine.blocks import BlockPool
 from forebay_worker.formation import FaultReason, Phase
 
@@ -39,6 +41,34 @@ def test_a_step_that_raises_is_a_fault_of_its_pipeline_alone(
     assert "on fire" in fault.message
     assert not nodes[1].executor.faults()
     assert rig.ask(nodes[0], other, (5, 6), max_tokens=5).wait().tokens() == greedy(well, (5, 6), 5)
+
+
+def test_a_step_that_finds_no_memory_ends_its_pipeline_and_accuses_nobody(
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny("llama")
+    (node,), epoch = rig.pipeline(folder, 1)
+    trimmed, activations = threading.Event(), list[Callable[[], object]]()
+
+    def trim(device: Device) -> None:
+        assert activations[0]() is None, "what the step had computed is in the pool by now"
+        trimmed.set()
+
+    def too_much(*args: object) -> torch.Tensor:
+        part = torch.zeros(8)
+        activations.append(weakref.ref(part))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Device, "trim", trim)
+    with monkeypatch.context() as full:
+        full.setattr(node.skeletons[opened(folder).model.backbone], "layer", too_much)
+        ended = rig.ask(node, epoch, (1, 2)).wait().ended
+    assert ended is not None
+    assert ended.reason == "pipeline_gone"
+    assert trimmed.wait(10)
+    assert not node.executor.faults()
+    again = rig.form(folder, [node])
+    assert rig.ask(node, again, (1, 2), max_tokens=3).wait().tokens() == greedy(folder, (1, 2), 3)
 
 
 def test_not_a_number_is_a_fault_and_no_token(rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

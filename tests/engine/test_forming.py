@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from engine.rig import Rig, formations, formed, greedy, opened, text_of, until
 from forebay_api.model import Epoch
-from forebay_worker import segment, stage
+from forebay_worker import segment, stage, watches
+from forebay_worker.artifact.errors import CheckpointError
+from forebay_worker.checkpoints import Ref
 from forebay_worker.formation import FaultReason, Phase
 from forebay_worker.hop import Pace
 from forebay_worker.model.skeleton import Skeleton
+from forebay_worker.turns import Turns
 
 Tiny = Callable[[str], Path]
 
@@ -113,3 +119,43 @@ def test_a_skeleton_is_forgotten_only_when_nothing_needs_it(rig: Rig, tiny: Tiny
     node.land(folder)
     again = rig.form(folder, [node])
     assert rig.ask(node, again, (1, 2), max_tokens=2).wait().tokens() == greedy(folder, (1, 2), 2)
+
+
+class Condemned:
+    """Holdings of a backbone that turns out damaged."""
+
+    def __init__(self) -> None:
+        self.refused = asyncio.Event()
+
+    async def drop(self, backbone: str, units: Collection[int]) -> None:
+        pass
+
+    def refuse(self, ref: Ref, error: str) -> None:
+        self.refused.set()
+
+
+async def test_a_form_that_waits_for_the_device_thread_does_not_escape_damage(
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Callable[[CheckpointError], None]] = []
+    monkeypatch.setattr(watches, "Watch", lambda artifact, spans, damaged: found.append(damaged))
+    checkpoint: Any = SimpleNamespace(model=opened(tiny("llama")).model, artifact="somewhere", tensors=())
+    holdings: Any = Condemned()
+    node, busy, done, turns = rig.node(), threading.Event(), threading.Event(), Turns()
+    ref = Ref(checkpoint.model.backbone, "hf://somewhere", "auto")
+    watches.Watches(holdings, node.executor, turns).begin(ref, checkpoint)
+
+    def occupy(units: Collection[int]) -> None:
+        busy.wait(10)
+
+    node.executor.drop("another", (0,), occupy)  # the device thread
+    rig.form(tiny("llama"), [node])
+    found[0](CheckpointError("ChecksumMismatch", "other bytes than they should be"))
+    async with asyncio.timeout(10):
+        await holdings.refused.wait()
+    busy.set()
+    node.executor.drop("another", (0,), lambda units: done.set())
+    assert done.wait(10)
+    assert node.executor.pipelines() == ()
+    assert node.device.memory.used == 0
+    await turns.close()

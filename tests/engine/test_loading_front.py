@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,32 @@ def test_embedding_rows_are_read_while_the_matrix_is_away(rig: Rig, tiny: Tiny, 
     tokens = [row for table, rows in embeds.rows_asked if table == "tokens" for row in rows]
     assert set(tokens) == set(prompt) | (set() if tied else set(reader.tokens()[:-1]))
     assert len(tokens) == len(set(tokens)), "a row that is known is not read again"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["known", "on their way"])
+def test_rows_of_a_backbone_that_was_let_go_are_read_again(rig: Rig, tiny: Tiny, late: bool) -> None:
+    """Its files may have been damaged, and be others when it comes back under the same key."""
+    folder, prompt = tiny("gpt_neox"), (3, 1, 4)
+    model = opened(folder).model
+    node = rig.node()
+    node.loader.rows_held = late
+    epoch = rig.form(folder, [node])
+    node.land(folder, range(1, len(model.units)))
+    reader = rig.ask(node, epoch, prompt, max_tokens=1)
+    until(lambda: node.loader.rows_asked, "the rows are asked for")
+    if not late:
+        reader.wait()
+    node.executor.dissolve(epoch, "damaged")
+    gone = threading.Event()
+    node.executor.drop(model.backbone, (), lambda units: gone.set())
+    assert gone.wait(10)
+    node.loader.give_rows()
+    node.loader.rows_held = False
+    node.loader.rows_asked.clear()
+    again = rig.form(folder, [node])
+    node.land(folder, range(1, len(model.units)))
+    assert rig.ask(node, again, prompt, max_tokens=1).wait().tokens() == greedy(folder, prompt, 1)
+    assert node.loader.rows_asked == [("tokens", prompt)]
 
 
 def test_one_function_waits_while_another_is_served(rig: Rig, tiny: Tiny) -> None:

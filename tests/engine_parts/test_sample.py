@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +147,26 @@ def test_sick_logits_are_told() -> None:
     with pytest.raises(NotFinite) as caught:
         choose(lines, [row(Params(temperature=1.0))] * 3)
     assert caught.value.rows == (1,)
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"repetition_penalty": 1e-38},
+        {"repetition_penalty": 3e38},
+        {"presence_penalty": -3e38, "frequency_penalty": -3e38},
+        {"presence_penalty": 3e38, "frequency_penalty": 3e38},
+        {"logit_bias": tuple((token, 3e38) for token in range(VOCABULARY))},
+        {"logit_bias": ((3, -3e38),), "presence_penalty": -3e38, "repetition_penalty": 1e-38},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.1e-5, 1.0, 3e38])
+def test_whatever_is_asked_the_device_is_not_to_blame(extreme: dict[str, Any], temperature: float) -> None:
+    lines = logits(1)
+    everything = tuple(range(VOCABULARY))
+    asked = Params(temperature=temperature, **extreme)
+    (chosen,) = choose(lines, [row(asked, prompt=everything, said=everything)])
+    assert chosen.token in everything
+    lines[0, 7] = torch.inf
+    with pytest.raises(NotFinite):
+        choose(lines, [row(asked, prompt=everything, said=everything)])

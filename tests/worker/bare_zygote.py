@@ -1,11 +1,13 @@
 """A zygote whose workers do nothing: ``python bare_zygote.py FOLDER BEHAVIOUR [FLAG...]``. Imports no torch.
 
-Each worker leaves a file ``w0.<pid>`` in FOLDER, then behaves: ``sleep``, ``stubborn`` (not on SIGTERM), ``crash``, or
-``compute``: the first w0 says that it does, and w1 writes to ``neighbours`` how many it sees computing.
+Each worker leaves a file ``w0.<pid>`` in FOLDER, then behaves: ``sleep``, ``stubborn`` (not on SIGTERM), ``crash``,
+``newborn`` (the first of all gets SIGTERM as soon as it is forked), or ``compute``: the first w0 says that it does, and
+w1 writes to ``neighbours`` how many it sees computing.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -32,6 +34,12 @@ def behave(behaviour: str, seat: Seat) -> int:
     return 3
 
 
+def told_at_birth(told: Path) -> None:
+    if not told.exists():
+        told.touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(folder: str, behaviour: str, *flags: str) -> None:
     parser = OneLineParser()
     add_serve_flags(parser, {})
@@ -41,6 +49,8 @@ def main(folder: str, behaviour: str, *flags: str) -> None:
         end_with_parent(signal.SIGTERM, config.die_with_parent)
     log_to()
     (Path(folder) / "sockets").mkdir()
+    if behaviour == "newborn":
+        os.register_at_fork(after_in_child=lambda: told_at_birth(Path(folder) / "told"))
     nothing: Any = ()
     Zygote(config, nothing, lambda seat: behave(behaviour, seat)).run()
     assert "torch" not in sys.modules

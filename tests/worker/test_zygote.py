@@ -71,6 +71,17 @@ def test_a_killed_worker_comes_back_under_its_name(start: Start, tmp_path: Path)
     assert len(eventually(lambda: len(workers(tmp_path)) == 2 and workers(tmp_path))) == 2
 
 
+def test_sigterm_at_birth_is_the_workers_own(start: Start, tmp_path: Path) -> None:
+    zygote = start("newborn")
+    assert zygote.stderr
+    lines = (json.loads(line) for line in zygote.stderr)
+    died = next(line for line in lines if line["event"] in ("worker.died", "zygote.stopping"))
+    assert (died["event"], died.get("status")) == ("worker.died", -signal.SIGTERM)
+    eventually(lambda: workers(tmp_path))
+    zygote.terminate()
+    assert zygote.wait(SECONDS) == 0
+
+
 def test_a_worker_that_was_killed_while_it_computed_leaves_the_cores(start: Start, tmp_path: Path) -> None:
     start("compute", "--count", "2")
     seen = tmp_path / "neighbours"

@@ -72,14 +72,17 @@ class Device:
         visible = torch.cuda.device_count()
         ordinal = index % visible
         # CUDA_VISIBLE_DEVICES renumbers cards for torch, not for NVML: the uuid says which is which.
-        uuid = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
+        properties = torch.cuda.get_device_properties(ordinal)
+        uuid = f"GPU-{properties.uuid}"
         gpu = next((gpu for gpu in gpus if gpu.uuid == uuid), gpus[ordinal % len(gpus)])
         sharers = -(-workers // visible)
-        share = int(min(gpu.free_bytes, gpu.total_bytes / sharers) * CUDA_SHARE)
+        # Of what is opened here: a slice of a card (MIG) has its own memory, of which NVML's card knows nothing.
+        free, total = torch.cuda.mem_get_info(ordinal)
+        share = int(min(free, total / sharers) * CUDA_SHARE)
         return cls(
             kind="cuda",
             torch_device=torch.device("cuda", ordinal),
-            name=gpu.name,
+            name=gpu.name or properties.name,
             uuid=uuid,
             memory=Memory(share if memory_bytes is None else memory_bytes),
             compute=(uuid,),

@@ -1,19 +1,18 @@
-"""NVIDIA's management library: which GPUs are here and how much of them is free, without touching CUDA."""
+"""NVIDIA's management library: which GPUs are here, without touching CUDA."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """``uuid`` is "GPU-…"; bytes are of the whole card, whoever uses them."""
+    """A whole card, however it is cut. ``uuid`` is "GPU-…". Either is empty where the library does not tell."""
 
     uuid: str
     name: str
-    total_bytes: int
-    free_bytes: int
 
 
 def inventory() -> tuple[Gpu, ...]:
@@ -28,15 +27,18 @@ def inventory() -> tuple[Gpu, ...]:
         return ()
     try:
         return tuple(_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
     finally:
         pynvml.nvmlShutdown()
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(_text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle)), memory.total, memory.free)
+    def ask(query: Callable[[Any], str | bytes]) -> str:
+        try:
+            value = query(nvml.nvmlDeviceGetHandleByIndex(index))
+        except nvml.NVMLError:  # a card that is lost, or one of which a container may not know everything
+            return ""
+        return value.decode() if isinstance(value, bytes) else value
 
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return Gpu(ask(nvml.nvmlDeviceGetUUID), ask(nvml.nvmlDeviceGetName))

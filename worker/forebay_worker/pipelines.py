@@ -101,8 +101,9 @@ class Pipelines:
             del self._unformed[key]
         self.changed = True
 
-    def dissolve_all(self, reason: str) -> None:
-        for epoch in {key.epoch for key in self._segments}:
+    def dissolve_all(self, reason: str, backbone: str | None = None) -> None:
+        """Those of ``backbone``; None = every one."""
+        for epoch in {each.epoch for each in self.status() if backbone in (None, each.backbone)}:
             self.dissolve(epoch, reason)
 
     def lost(self, epoch: Epoch, reason: str) -> None:
@@ -150,9 +151,8 @@ class Pipelines:
 
     def absolve(self, backbone: str) -> None:
         """The operator lets go of all of ``backbone``: what was no number was its doing, if it says no more."""
-        left = [
-            fault for fault in self.faults if (fault.reason, fault.backbone) != (FaultReason.NOT_A_NUMBER, backbone)
-        ]
+        its = (FaultReason.NOT_A_NUMBER, backbone)
+        left = [fault for fault in self.faults if (fault.reason, fault.backbone) != its]
         self.changed |= len(left) != len(self.faults)
         self.faults = deque(left, maxlen=FAULTS_KEPT)
 
@@ -241,6 +241,9 @@ class Pipelines:
             return bool(work())
         except (HopLost, UnknownStep) as error:
             self._break(segment, str(error))
+        except torch.OutOfMemoryError as error:  # no fault of the device; its frames hold what is to be trimmed
+            self._break(segment, f"out of memory: {error.with_traceback(None)}")
+            self._device.trim()
         except NotFinite as error:
             self._fault(segment, FaultReason.NOT_A_NUMBER, error)
         except Exception as error:  # noqa: BLE001, whatever computing raises; _fault logs and counts it

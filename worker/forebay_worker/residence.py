@@ -77,6 +77,10 @@ class Table:
         """It will not be asked about again."""
         self._asked.pop(passage, None)
 
+    def empty(self) -> None:
+        """Know no row any more: what comes under the same key may be other bytes."""
+        self._known.clear()
+
     def _arrived(
         self,
         passage: Passage,
@@ -85,9 +89,10 @@ class Table:
         missing: Sequence[int],
         rows: torch.Tensor,
     ) -> None:
+        if passage not in self._asked:
+            return  # forgotten, and perhaps the table was emptied meanwhile
         here.update(zip(missing, rows, strict=True))
-        if passage in self._asked:
-            self._asked[passage] = torch.stack([here[row] for row in ids])
+        self._asked[passage] = torch.stack([here[row] for row in ids])
         if self._whole():
             self._known.clear()
             return
@@ -133,6 +138,9 @@ class Residence:
             torch.cuda.synchronize(self.skeleton.device)  # the copy stream may have this memory next
         whole = len(gone) == len(self.checkpoint.model.units)
         self._loader.forget(self.backbone, None if whole else gone)
+        if whole:
+            self.tokens.empty()
+            self.positions.empty()
         for unit in gone:
             if unit in self._reservations:
                 self.skeleton.clear(unit)

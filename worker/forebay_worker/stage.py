@@ -109,6 +109,10 @@ class Executor:
         """Drop the pipeline; what still runs ends with pipeline_gone. It is not reported any more."""
         self._put(self._pipelines.dissolve, epoch, reason)
 
+    def dissolve_all(self, backbone: str, reason: str) -> None:
+        """Drop every pipeline of ``backbone``, those included that ``pipelines()`` does not tell of yet."""
+        self._put(self._pipelines.dissolve_all, reason, backbone)
+
     def submit(self, epoch: Epoch, request: Request, sink: Sink) -> None:
         """``sink`` gets the events, on the device thread: it must not block. The last one is Ended."""
         self._put(self._pipelines.submit, epoch, request, sink)

@@ -110,8 +110,6 @@ class Watches:
         """No answer may come from these bytes any more. The report says why, for the operator to look again."""
         log.error("backbone.damaged", backbone=ref.backbone, reason=error.message)
         self._let_go(ref.backbone)
-        for pipeline in self._executor.pipelines():
-            if pipeline.backbone == ref.backbone:
-                self._executor.dissolve(pipeline.epoch, error.message)
+        self._executor.dissolve_all(ref.backbone, error.message)
         await self._holdings.drop(ref.backbone, ())
         self._holdings.refuse(ref, f"{error.reason}: {error.message}")

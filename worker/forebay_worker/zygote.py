@@ -49,6 +49,7 @@ LONGEST_DELAY = 5.0
 KILL_AFTER = 2.0
 """Seconds beyond the drain time until a worker that has not ended is killed."""
 
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 PR_SET_PDEATHSIG = 1
 MESSAGE_BYTES = 64 * 1024
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox")
@@ -160,7 +161,7 @@ class Zygote:
 
     def _on_signals(self) -> None:
         numbers = set(self._signals.recv(MESSAGE_BYTES))
-        if numbers & {signal.SIGTERM, signal.SIGINT}:
+        if numbers & STOPPING:
             self._stop()
         self._reap()
 
@@ -220,9 +221,12 @@ class Zygote:
         gc.collect()
         gc.freeze()  # the child's collector would touch, and so copy, every page of ours
         zygote = os.getpid()
+        # Until the child has let go of our handlers, what is meant for it would be lost, and read by us as ours.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         pid = os.fork()
         if pid == 0:
             self._become(place, zygote, theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         theirs.close()
         ours.setblocking(False)
         place.pid, place.control = pid, ours
@@ -257,10 +261,12 @@ class Zygote:
             os._exit(status)  # not the zygote's atexit handlers, nor a wait for daemon threads
 
     def _leave_behind(self) -> None:
-        """Close what belongs to the zygote."""
+        """Close what belongs to the zygote. Until the worker has its own handler SIGTERM ends it: nothing has begun."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         self._selector.close()
         self._signals.close()
         self._signalled.close()

@@ -35,7 +35,9 @@ class Capacity:
         if problem := self._invalid(request):
             return Ended(Refused.INVALID_REQUEST, problem)
         if problem := self._too_long(request):
-            return Ended(Refused.CONTEXT_LENGTH_EXCEEDED, problem)
+            # What has begun did fit elsewhere, and may again: its reader is to ask others, not to tell its caller.
+            begun = any(resumed.tokens for resumed in request.resumed.values())
+            return Ended(Refused.HEAD_FULL if begun else Refused.CONTEXT_LENGTH_EXCEEDED, problem)
         if waiting + request.n > WAITING_LIMIT:
             return Ended(Refused.HEAD_FULL, f"{waiting} answers wait here; at most {WAITING_LIMIT} may")
         return None
@@ -63,8 +65,10 @@ class Capacity:
 
     def _too_long(self, request: Request) -> str:
         prompt, asked = len(request.prompt), request.max_tokens
-        if prompt + 1 > self.room:
-            return f"prompt: has {prompt} tokens; at most {self.room - 1} fit here with an answer"
+        had = max((len(each.tokens) for each in request.resumed.values() if not each.finished), default=0)
+        if prompt + had + 1 > self.room:
+            with_resumed = f" and {had} resumed ones" if had else ""
+            return f"prompt: has {prompt} tokens{with_resumed}; at most {self.room - 1} fit here with an answer"
         if prompt + asked > self.max_model_len:
             return (
                 f"max_tokens: is {asked} after a prompt of {prompt} tokens; "

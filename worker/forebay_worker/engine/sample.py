@@ -14,6 +14,10 @@ import torch
 
 Top = tuple[tuple[int, float], ...]
 
+BOUND = 1e30
+"""What a request adds to a logit or divides it by takes it no further: no model says as much, and it is still a number
+after the lowest temperature. So nothing that a caller asks for can look like a sick device."""
+
 
 class NotFinite(ArithmeticError):
     """Logits hold no finite best: the device or the weights are sick. ``rows`` are those of the batch."""
@@ -86,12 +90,14 @@ class Choice:
 
 @torch.inference_mode()
 def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[Choice]:
-    """One token for each of ``logits`` [rows, vocabulary], float32, which stay as they are. Raises NotFinite."""
-    shaped = _shaped(logits, rows)
-    best, tokens = shaped.max(dim=-1)
+    """One token for each of ``logits`` [rows, vocabulary], float32, which stay as they are. Raises NotFinite.
+
+    Only the model's own logits can be the device's fault: they are looked at before anything that was asked for."""
+    best, tokens = logits.max(dim=-1)
     if not bool(best.isfinite().all()):
         raise NotFinite((~best.isfinite()).nonzero().flatten().tolist())
-    drawn: list[int] = tokens.tolist()
+    shaped = _shaped(logits, rows)
+    drawn: list[int] = (tokens if shaped is logits else shaped.max(dim=-1).indices).tolist()
     chance = [index for index, row in enumerate(rows) if not row.params.greedy]
     if chance:
         picked = shaped if len(chance) == len(rows) else shaped[chance]
@@ -128,7 +134,7 @@ def _shape(logits: torch.Tensor, row: Row) -> None:
         _penalize(logits, row)
     if params.logit_bias:
         bias = {token: value for token, value in params.logit_bias if 0 <= token < vocabulary}
-        logits[_ids(list(bias), logits)] += torch.tensor(list(bias.values()), device=logits.device)
+        _add(logits, _ids(list(bias), logits), torch.tensor(list(bias.values()), device=logits.device))
     if len(row.output_tokens) < params.min_tokens:
         ends = [token for token in params.eos if token < vocabulary]
         if len(ends) < vocabulary:
@@ -140,10 +146,15 @@ def _penalize(logits: torch.Tensor, row: Row) -> None:
     if params.repetition_penalty != 1:
         seen = _ids(list({*row.prompt_tokens, *row.output_tokens}), logits)
         values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        scaled = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        logits[seen] = scaled.clamp(-BOUND, BOUND)
     if row.output_tokens:
         said, counts = torch.unique(_ids(list(row.output_tokens), logits), return_counts=True)
-        logits[said] -= counts * params.frequency_penalty + params.presence_penalty
+        _add(logits, said, -(counts * params.frequency_penalty + params.presence_penalty))
+
+
+def _add(logits: torch.Tensor, tokens: torch.Tensor, change: torch.Tensor) -> None:
+    logits[tokens] = (logits[tokens] + change).clamp(-BOUND, BOUND)
 
 
 def _ids(tokens: list[int], beside: torch.Tensor) -> torch.Tensor:
