@@ -204,20 +204,24 @@ def test_what_cannot_be_served_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "had", "max_tokens"),
-    [(64, 1, 0), (60, 2, 5), (60, 4, 0), (60, 9, 0)],
-    ids=["prompt", "asked", "had as many as fit", "had more"],
+    ("prompt", "had", "max_tokens", "made"),
+    [(60, 2, 5, 2), (60, 4, 0, 1), (60, 9, 20, 1)],
+    ids=["some", "had as many as fit", "had more"],
 )
-def test_what_was_begun_in_more_room_is_for_another_pipeline(
-    rig: Rig, tiny: Tiny, prompt: int, had: int, max_tokens: int
+def test_what_was_begun_in_more_room_ends_sooner(
+    rig: Rig, tiny: Tiny, prompt: int, had: int, max_tokens: int, made: int
 ) -> None:
-    for smaller in ({"length": 64}, {"blocks": 4, "length": 64}):
-        node = rig.node()
-        epoch = rig.form(tiny("llama"), [node], **smaller)
-        resumed = {0: Resumed((1,) * had)}
-        ended = rig.ask(node, epoch, (1,) * prompt, max_tokens=max_tokens, resumed=resumed).wait().ended
-        assert ended is not None
-        assert ended.reason == "head_full"
+    (node,), epoch = rig.pipeline(tiny("llama"), 1, length=64)
+    resumed = {0: Resumed((1,) * had)}
+    reader = rig.ask(node, epoch, (1,) * prompt, max_tokens=max_tokens, resumed=resumed).wait()
+    assert (len(reader.events[0]), reader.finish()) == (made, "length")
+
+
+def test_a_prompt_that_had_more_room_elsewhere_is_sent_on(rig: Rig, tiny: Tiny) -> None:
+    (node,), epoch = rig.pipeline(tiny("llama"), 1, length=64)
+    ended = rig.ask(node, epoch, (1,) * 64, max_tokens=0, resumed={0: Resumed((1,))}).wait().ended
+    assert ended is not None
+    assert ended.reason == "head_full"
 
 
 def test_the_waiting_room_is_bounded(rig: Rig, tiny: Tiny) -> None:

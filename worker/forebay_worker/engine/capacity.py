@@ -34,9 +34,10 @@ class Capacity:
         """Why ``request`` cannot be taken while ``waiting`` sequences wait; None when it can."""
         if problem := self._invalid(request):
             return Ended(Refused.INVALID_REQUEST, problem)
-        if problem := self._too_long(request):
-            # What has begun did fit elsewhere, and may again: its reader is to ask others, not to tell its caller.
-            begun = any(resumed.tokens for resumed in request.resumed.values())
+        begun = any(resumed.tokens for resumed in request.resumed.values())
+        # What has begun had more room elsewhere. Here its answer ends sooner, and where not even its prompt fits its
+        # reader is to ask others, not to tell its caller.
+        if problem := self._too_long(len(request.prompt), 0 if begun else request.max_tokens):
             return Ended(Refused.HEAD_FULL if begun else Refused.CONTEXT_LENGTH_EXCEEDED, problem)
         if waiting + request.n > WAITING_LIMIT:
             return Ended(Refused.HEAD_FULL, f"{waiting} answers wait here; at most {WAITING_LIMIT} may")
@@ -63,12 +64,9 @@ class Capacity:
                     return f"{name}: token {token} is not in the vocabulary of {self.vocabulary}"
         return ""
 
-    def _too_long(self, request: Request) -> str:
-        prompt, asked = len(request.prompt), request.max_tokens
-        had = max((len(each.tokens) for each in request.resumed.values() if not each.finished), default=0)
-        if prompt + had + 1 > self.room:
-            with_resumed = f" and {had} resumed ones" if had else ""
-            return f"prompt: has {prompt} tokens{with_resumed}; at most {self.room - 1} fit here with an answer"
+    def _too_long(self, prompt: int, asked: int) -> str:
+        if prompt + 1 > self.room:
+            return f"prompt: has {prompt} tokens; at most {self.room - 1} fit here with an answer"
         if prompt + asked > self.max_model_len:
             return (
                 f"max_tokens: is {asked} after a prompt of {prompt} tokens; "
