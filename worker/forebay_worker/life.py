@@ -42,6 +42,7 @@ from forebay_worker.service import EngineService
 from forebay_worker.stage import Executor
 from forebay_worker.states import WORKER, WorkerEvent, WorkerState
 from forebay_worker.team import compute_alone
+from forebay_worker.vigil import Vigil
 from forebay_worker.zygote import Seat
 
 log = structlog.get_logger(__name__)
@@ -138,6 +139,7 @@ class Worker:
             identity=config.identity,
         )
         self._executor = Executor(self._device, seat.cores, self._loader, self._hops, self._changes)
+        self._vigil = Vigil(self._device.uuid, self._changes) if self._device.kind == "cuda" else None
         self._holdings = Holdings(self._loader, self._executor, self._changes)
         self._preparations = Preparations(seat, self._holdings, self._executor, self._changes)
         self._commands = Commands(seat.name, self._holdings, self._preparations, self._executor, self._changes)
@@ -156,7 +158,7 @@ class Worker:
         self._step(WorkerEvent.LISTENING)
 
         def report() -> fleet_pb2.WorkerReport:
-            faults = self._executor.faults()
+            faults = (*self._executor.faults(), *(self._vigil.faults if self._vigil else ()))
             self._suspect(faults)
             return reporter.report(self._state, faults)
 
@@ -197,6 +199,8 @@ class Worker:
         self._service.close()
         self._preparations.close()
         self._executor.close()
+        if self._vigil:
+            self._vigil.close()
         self._loader.close()
         self._hops.close()
         self._seat.config.socket(self._seat.name, "engine").unlink(missing_ok=True)
