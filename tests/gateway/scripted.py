@@ -41,6 +41,19 @@ def function(name: str = "tiny", namespace: str = "default", **fields: object) -
     return demand_pb2.FunctionRoute(**(given | fields))
 
 
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+
+
+def ask(system, **change) -> asyncio.Task[tuple[int, dict, dict]]:
+    headers = change.pop("headers", {})
+
+    async def go():
+        async with system.http.post("/v1/chat/completions", json=CHAT | change, headers=headers) as response:
+            return response.status, await response.json(), response.headers
+
+    return asyncio.create_task(go())
+
+
 class Operator:
     """Pushes the tables it is given, keeps the reports it gets."""
 
