@@ -115,7 +115,8 @@ class World:
 
     def settle(self) -> None:
         for _ in range(400):
-            if not self.turn() and all(pod.ready for pod in self.pods.values() if self.nodes[pod.node].ready):
+            # No steps is no end while one has yet to attach: until then nobody that serves is told to go.
+            if not self.turn() and all(serves(pod, self.loads) for pod in self.pods.values()):
                 return
             self.kubelets()
             self.now += 50
