@@ -60,7 +60,6 @@ class Reason(StrEnum):
     LOADING = "Loading"
     NOT_LOADED = "NotLoaded"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
-    WORKER_LOST = "WorkerLost"
     # ScalingActive
     SCALING = "Scaling"
     PINNED = "Pinned"
