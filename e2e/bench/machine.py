@@ -22,7 +22,10 @@ def heading(question: str) -> str:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
-    command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
+    script = Path(sys.argv[0]).resolve()
+    package = script.name == "__main__.py"
+    program = ["-m", script.parent.name] if package else [str(script.relative_to(ROOT))]
+    command = "PYTHONPATH=e2e " * package + shlex.join([".venv/bin/python", *program, *sys.argv[1:]])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
     return (

@@ -114,3 +114,4 @@ def test_code_may_come_from_a_folder_as_the_readme_says(helm: Path) -> None:
     for component in ("operator", "gateway"):
         assert rendered.env(component)["PYTHONPATH"] == values["operator"]["extraEnv"][0]["value"]
         assert {"env", "src"} <= {volume["name"] for volume in rendered.pod(component)["volumes"]}
+    assert rendered.env("operator")["FOREBAY_WORKER_IMAGE"] == "some-python:3.11"

@@ -280,7 +280,7 @@ def test_the_operators_service_is_headless(helm: Path) -> None:
 
 
 def test_notes_say_the_next_command(helm: Path) -> None:
-    for values, command in (({}, "--set workerPool.enabled=true"), (EVERYTHING, "kubectl get wpool,pods")):
+    for values, command in (({}, "--set workerPool.enabled=true"), (EVERYTHING, "kubectl get wpool -n")):
         ran = run_helm(
             helm, "install", "forebay", str(CHART), "--namespace", NAMESPACE, "--dry-run=client", values=values
         )
@@ -288,4 +288,4 @@ def test_notes_say_the_next_command(helm: Path) -> None:
             pytest.skip("helm 3 asks the API server its version even when it is only to say what it would do")
         assert ran.returncode == 0, ran.stderr
         assert command in ran.stdout
-        assert "kubectl wait --for=condition=Ready llmfn/smol" in ran.stdout
+        assert "kubectl wait -n default --for=condition=Ready llmfn/smol --timeout=15m" in ran.stdout
