@@ -129,6 +129,26 @@ def test_the_cache_is_what_the_pool_says(cache: object, volume: object, shared: 
     assert ("FOREBAY_SOCKETS" in env(body)) is shared
 
 
+@pytest.mark.parametrize(
+    ("cache", "budget"),
+    [
+        ({"claimTemplate": {"size": "100Gi"}}, 90 * 2**30),
+        ({"claimTemplate": {"size": "1.5T"}}, 1_350_000_000_000),
+        ({"emptyDir": {"sizeLimit": "20G"}}, 18_000_000_000),
+        ({"emptyDir": {"sizeLimit": 1000}}, 900),
+        ({"emptyDir": {}}, None),
+        ({"hostPath": {"path": "/models"}}, None),
+        (None, None),
+    ],
+)
+def test_models_leave_room_in_their_volume(cache: object, budget: int | None) -> None:
+    """A pod that fills its emptyDir is evicted, and models with it."""
+    told = env(pod(cache=cache)).get("FOREBAY_CACHE_BYTES")
+    assert (int(told["value"]) if told else None) == budget
+    own = [{"name": "FOREBAY_CACHE_BYTES", "value": "5GB"}]
+    assert env(pod(cache=cache, env=own))["FOREBAY_CACHE_BYTES"]["value"] == "5GB"
+
+
 def test_what_a_person_says_replaces_ours_and_is_never_there_twice() -> None:
     body = pod(
         env=[{"name": "HOME", "value": "/cache"}, {"name": "EXTRA", "value": "1"}],

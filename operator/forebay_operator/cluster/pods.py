@@ -8,6 +8,7 @@ from typing import Any, cast
 from forebay_api import names
 from forebay_api.frozen import thaw
 from forebay_api.pool import Cache, Pool
+from forebay_api.quantities import parse_size
 from forebay_operator.cluster.template import TEMPLATE_ANNOTATION, PodSettings, digest, labels
 from forebay_operator.decide.pool_names import claim_name, node_label, pod_name
 
@@ -16,6 +17,10 @@ Json = dict[str, Any]
 CONTAINER = "worker"
 USER = 65532
 METRICS_PORT = 9090
+
+CACHE_SHARE = 0.9
+"""Of a cache's size, for models: a file system takes some itself, and a pod whose emptyDir exceeds its limit is
+evicted."""
 
 DRAIN_MARGIN = 5
 """Seconds of the grace period that are left to a worker for ending itself after the last request."""
@@ -158,6 +163,8 @@ def _env(pool: Pool, settings: PodSettings) -> list[Json]:
     }
     if _shared(pool.spec.cache):
         told["FOREBAY_SOCKETS"] = "/cache/sockets"
+    if size := _cache_size(pool.spec.cache):
+        told["FOREBAY_CACHE_BYTES"] = str(int(parse_size(size) * CACHE_SHARE))
     fields = {
         "FOREBAY_NODE": "spec.nodeName",
         "FOREBAY_NAME": "metadata.name",
@@ -173,6 +180,15 @@ def _env(pool: Pool, settings: PodSettings) -> list[Json]:
 def _shared(cache: Cache | None) -> bool:
     """Whether the workers of a node meet in their cache."""
     return cache is not None and cache.empty_dir is None
+
+
+def _cache_size(cache: Cache | None) -> str | None:
+    """None: nobody said, and the worker looks at the disk."""
+    if cache is None:
+        return None
+    if cache.claim_template is not None:
+        return cache.claim_template.size
+    return cache.empty_dir.size_limit if cache.empty_dir else None
 
 
 def _volumes(pool: Pool, node: str, settings: PodSettings) -> list[Json]:
