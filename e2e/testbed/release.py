@@ -86,7 +86,8 @@ def values(settings: Settings) -> dict[str, Any]:
         "volumes": volumes,
         "volumeMounts": mounts,
         "terminationGracePeriodSeconds": 60,
-        "env": [{"name": name, "value": value} for name, value in settings.env.items()],
+        # The plugin's devices are none: whoever is given one would look for CUDA and end.
+        "env": [{"name": name, "value": value} for name, value in {"FOREBAY_DEVICE": "cpu", **settings.env}.items()],
     }
     extra = {"extraVolumes": volumes, "extraVolumeMounts": mounts, "resources": {"requests": {"cpu": "10m"}}}
     chosen = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster_pools.store import pool_body
 from forebay_api.pool import Pool
 from forebay_operator.cluster.claims import make_claim
-from forebay_operator.cluster.pods import make_pod, node_of, template, tolerations
+from forebay_operator.cluster.pods import DRAIN_MARGIN, make_pod, node_of, template, tolerations
 from forebay_operator.cluster.template import PodSettings
+from forebay_worker.config import OneLineParser, add_serve_flags
 
 SETTINGS = PodSettings("forebay-system", "fb", "fb-operator.forebay-system.svc:9443", "worker:1", pull_secrets=("reg",))
+CRD = Path(__file__).parents[2] / "crds" / "workerpools.yaml"
 CLAIM = {"cache": {"claimTemplate": {"size": "100Gi"}}}
 
 
@@ -127,6 +131,30 @@ def test_the_cache_is_what_the_pool_says(cache: object, volume: object, shared: 
     body = pod(cache=cache)
     assert body["spec"]["volumes"][3] == {"name": "cache", **volume}  # type: ignore[dict-item]
     assert ("FOREBAY_SOCKETS" in env(body)) is shared
+
+
+@pytest.mark.parametrize("end", ["minimum", "maximum"])
+def test_a_worker_takes_every_grace_period_that_the_schema_takes(end: str) -> None:
+    (version,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    grace = fields["terminationGracePeriodSeconds"][end]
+    told = {
+        name: str(one["value"]) for name, one in env(pod(terminationGracePeriodSeconds=grace)).items() if "value" in one
+    }
+    parser = OneLineParser()
+    add_serve_flags(parser, told)
+    assert parser.parse_args([]).drain_seconds == max(1, grace - DRAIN_MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("resource", "device"),
+    [("nvidia.com/gpu", "cuda"), ("nvidia.com/mig-1g.10gb", "cuda"), ("amd.com/gpu", None), ("a.io/nvidia.com", None)],
+)
+def test_who_was_given_a_card_does_not_make_do_with_the_processor(resource: str, device: str | None) -> None:
+    told = env(pod(resourceName=resource)).get("FOREBAY_DEVICE")
+    assert (told["value"] if told else None) == device
+    own = env(pod(resourceName=resource, env=[{"name": "FOREBAY_DEVICE", "value": "cpu"}]))
+    assert own["FOREBAY_DEVICE"]["value"] == "cpu"
 
 
 @pytest.mark.parametrize(

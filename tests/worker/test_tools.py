@@ -109,7 +109,8 @@ def test_wrong_flags_get_one_line(flags: tuple[str, ...], says: str) -> None:
 def test_a_gpu_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
     done = run_worker("serve", *REQUIRED, "--state", str(tmp_path), "--device", "cuda")
     assert done.returncode == 2
-    assert done.stderr == "forebay_worker: --device cuda: NVML finds no GPU; use cpu or auto\n"
+    assert done.stderr == f"forebay_worker: {nvml.NO_GPU}\n"
+    assert "runtimeClassName" in done.stderr
 
 
 def test_a_state_folder_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:

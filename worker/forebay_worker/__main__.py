@@ -105,7 +105,7 @@ def _serve(config: WorkerConfig) -> int:
         zygote.end_with_parent(signal.SIGTERM, config.die_with_parent)
     log_to()
     if config.device == "cuda" and not nvml.inventory():
-        return _refuse("--device cuda: NVML finds no GPU; use cpu or auto")
+        return _refuse(nvml.NO_GPU)
     try:
         config.sockets.mkdir(parents=True, exist_ok=True)
         sockets.clear(config.sockets)

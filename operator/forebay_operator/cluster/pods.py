@@ -28,6 +28,10 @@ DRAIN_MARGIN = 5
 AWAY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 """Taints of a node that does not answer. Its pods are kept: they may serve on, and are adopted when it is back."""
 
+NVIDIA = "nvidia.com/"
+"""Resources with which a worker must have CUDA: one that sees no card, for want of a runtime class say, would else
+compute on the processor and be taken for a slow one."""
+
 METRICS_PROBE: Json = {"httpGet": {"path": "/metrics", "port": "metrics"}}
 """gRPC asks for a client's certificate, which the kubelet has not."""
 
@@ -161,6 +165,8 @@ def _env(pool: Pool, settings: PodSettings) -> list[Json]:
         "FOREBAY_DRAIN_SECONDS": str(max(1, grace - DRAIN_MARGIN)),
         "HOME": "/tmp",
     }
+    if pool.spec.resource_name.startswith(NVIDIA):
+        told["FOREBAY_DEVICE"] = "cuda"
     if _shared(pool.spec.cache):
         told["FOREBAY_SOCKETS"] = "/cache/sockets"
     if size := _cache_size(pool.spec.cache):
