@@ -86,6 +86,7 @@ def values(settings: Settings) -> dict[str, Any]:
         "volumes": volumes,
         "volumeMounts": mounts,
         "terminationGracePeriodSeconds": 60,
+        "resources": {"requests": {"memory": "256Mi"}},  # eight workers share this machine
         # The plugin's devices are none: whoever is given one would look for CUDA and end.
         "env": [{"name": name, "value": value} for name, value in {"FOREBAY_DEVICE": "cpu", **settings.env}.items()],
     }

@@ -15,7 +15,7 @@ from forebay_api.conditions import ConditionType, Reason, State, Status
 from forebay_api.fields import key_of
 from forebay_api.frozen import thaw
 from forebay_api.function import FunctionSpec
-from forebay_api.pool import CPU_REQUEST, PoolSpec
+from forebay_api.pool import CPU_REQUEST, MEMORY_REQUEST, PoolSpec
 from forebay_api.rules import (
     INT32,
     KEY_LENGTH,
@@ -239,7 +239,8 @@ def test_the_operator_writes_only_what_the_status_has() -> None:
 def test_what_a_worker_asks_for_by_itself_is_explained() -> None:
     """A default would stand in the way of a limit, which is a request where there is none."""
     resources = SCHEMAS[names.POOL_KIND]["properties"]["spec"]["properties"]["resources"]
-    assert CPU_REQUEST in resources["properties"]["requests"]["description"]
+    for amount in (CPU_REQUEST, MEMORY_REQUEST):
+        assert amount in resources["properties"]["requests"]["description"]
 
 
 def test_functions_scale_and_pools_do_not() -> None:

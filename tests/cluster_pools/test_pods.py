@@ -10,9 +10,11 @@ import yaml
 
 from cluster_pools.store import pool_body
 from forebay_api.pool import Pool
+from forebay_operator.cluster import pool_view
 from forebay_operator.cluster.claims import make_claim
 from forebay_operator.cluster.pods import DRAIN_MARGIN, make_pod, node_of, template, tolerations
 from forebay_operator.cluster.template import PodSettings
+from forebay_operator.decide.pool_nodes import NodeState, state
 from forebay_worker.config import OneLineParser, add_serve_flags
 
 SETTINGS = PodSettings("forebay-system", "fb", "fb-operator.forebay-system.svc:9443", "worker:1", pull_secrets=("reg",))
@@ -81,20 +83,20 @@ def test_one_device_beside_what_the_pool_asks() -> None:
     ]
     assert resources == {
         "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
-        "requests": {"cpu": "500m", "nvidia.com/gpu": "1"},
+        "requests": {"cpu": "500m", "nvidia.com/gpu": "1"},  # the API server asks for as much memory as the limit
     }
 
 
 @pytest.mark.parametrize(
     ("said", "limits", "requests"),
     [
-        ({}, {}, {"cpu": "250m"}),
-        ({"requests": {"memory": "4Gi"}}, {}, {"cpu": "250m", "memory": "4Gi"}),
-        ({"limits": {"cpu": "100m"}}, {"cpu": "100m"}, {}),  # the API server asks for as much
-        ({"requests": {"cpu": 0}}, {}, {"cpu": "0"}),
+        ({}, {}, {"cpu": "250m", "memory": "4Gi"}),
+        ({"requests": {"memory": "9Gi"}}, {}, {"cpu": "250m", "memory": "9Gi"}),
+        ({"limits": {"cpu": "100m"}}, {"cpu": "100m"}, {"memory": "4Gi"}),  # the API server asks for as much
+        ({"requests": {"cpu": 0, "memory": 0}}, {}, {"cpu": "0", "memory": "0"}),
     ],
 )
-def test_a_worker_asks_for_a_share_of_the_processor_unless_told(said: Any, limits: Any, requests: Any) -> None:
+def test_a_worker_asks_for_a_share_of_its_node_unless_told(said: Any, limits: Any, requests: Any) -> None:
     resources = pod(resources=said)["spec"]["containers"][0]["resources"]
     device = {"nvidia.com/gpu": "1"}
     assert resources == {"limits": {**limits, **device}, "requests": {**requests, **device}}
@@ -196,6 +198,23 @@ def test_what_a_person_says_replaces_ours_and_is_never_there_twice() -> None:
     ]  # fmt: skip
 
 
+def test_a_pool_s_labels_and_annotations_are_beside_ours_and_replace_none() -> None:
+    plain = pod()["metadata"]
+    given = {"team": "serving", "forebay.dev/pool": "other", "app.kubernetes.io/component": "mine"}
+    marks = {"linkerd.io/inject": "disabled", "forebay.dev/template": "mine"}
+    metadata = pod(podLabels=given, podAnnotations=marks)["metadata"]
+    assert metadata["labels"] == {**plain["labels"], "team": "serving"}
+    changed = template(pool(podLabels=given, podAnnotations=marks), SETTINGS)
+    assert metadata["annotations"] == {"linkerd.io/inject": "disabled", "forebay.dev/template": changed}
+
+
+def test_a_pool_s_service_account_brings_no_token() -> None:
+    """Who may ask the API server is not who computes; web identity has a projected token."""
+    assert "serviceAccountName" not in pod()["spec"]
+    spec = pod(serviceAccountName="models")["spec"]
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("models", False)
+
+
 def test_what_the_pool_may_choose_is_there_only_when_chosen() -> None:
     plain = pod()["spec"]
     assert not {"runtimeClassName", "priorityClassName"} & plain.keys()
@@ -208,12 +227,51 @@ def test_what_the_pool_may_choose_is_there_only_when_chosen() -> None:
 
 def test_pods_of_a_node_that_does_not_answer_are_kept() -> None:
     away = {"operator": "Exists", "effect": "NoExecute"}
+    card = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     assert tolerations(pool()) == [
+        card,
         {"key": "node.kubernetes.io/not-ready", **away},
         {"key": "node.kubernetes.io/unreachable", **away},
     ]
     own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}
-    assert tolerations(pool(tolerations=[own])) == [own, {"key": "node.kubernetes.io/not-ready", **away}]
+    assert tolerations(pool(tolerations=[own])) == [own, card, {"key": "node.kubernetes.io/not-ready", **away}]
+
+
+@pytest.mark.parametrize(
+    ("resource", "own", "key", "effect", "found"),
+    [
+        ("nvidia.com/gpu", [], "nvidia.com/gpu", "NoSchedule", NodeState.OPEN),
+        ("amd.com/gpu", [], "amd.com/gpu", "NoSchedule", NodeState.OPEN),
+        ("amd.com/gpu", [], "nvidia.com/gpu", "NoSchedule", NodeState.TAINTED),
+        ("nvidia.com/gpu", [], "nvidia.com/gpu", "NoExecute", NodeState.TAINTED),
+        (
+            "nvidia.com/gpu",
+            [{"key": "nvidia.com/gpu", "value": "a100"}],
+            "nvidia.com/gpu",
+            "NoSchedule",
+            NodeState.TAINTED,
+        ),
+        (
+            "nvidia.com/gpu",
+            [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}],
+            "nvidia.com/gpu",
+            "NoSchedule",
+            NodeState.OPEN,
+        ),
+    ],
+)
+def test_the_taint_of_nodes_with_devices_is_tolerated_and_counted_so(
+    resource: str, own: list[Any], key: str, effect: str, found: NodeState
+) -> None:
+    node = pool_view.node_seen(
+        {
+            "metadata": {"name": "n", "labels": {"gpu": "yes"}},
+            "spec": {"taints": [{"key": key, "value": "present", "effect": effect}]},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }
+    )
+    seen = pool_view.pool_seen(pool(nodeSelector={"gpu": "yes"}, resourceName=resource, tolerations=own), SETTINGS)
+    assert state(seen, node) is found
 
 
 def test_the_template_is_of_what_pods_are_and_of_nothing_else() -> None:
@@ -222,6 +280,9 @@ def test_the_template_is_of_what_pods_are_and_of_nothing_else() -> None:
     assert same == make_pod(pool(), "a", 0, SETTINGS)["metadata"]["annotations"]["forebay.dev/template"]
     assert same == make_pod(pool(), "b", 1, SETTINGS)["metadata"]["annotations"]["forebay.dev/template"]
     assert same != template(pool(image="worker:2"), SETTINGS)
+    assert same != template(pool(serviceAccountName="models"), SETTINGS)
+    assert same != template(pool(podLabels={"a": "b"}), SETTINGS)
+    assert same != template(pool(podAnnotations={"a": "b"}), SETTINGS)
     assert same != template(pool(env=[{"name": "A", "value": "1"}]), SETTINGS)
     assert template(pool(**CLAIM), SETTINGS) != same
 

@@ -32,6 +32,9 @@ NVIDIA = "nvidia.com/"
 """Resources with which a worker must have CUDA: one that sees no card, for want of a runtime class say, would else
 compute on the processor and be taken for a slow one."""
 
+EFFECTS = ("NoSchedule", "NoExecute")
+"""Of taints that keep pods away; a toleration without an effect is of both."""
+
 METRICS_PROBE: Json = {"httpGet": {"path": "/metrics", "port": "metrics"}}
 """gRPC asks for a client's certificate, which the kubelet has not."""
 
@@ -58,8 +61,8 @@ def make_pod(pool: Pool, node: str, index: int, settings: PodSettings) -> Json:
         "metadata": {
             "name": pod_name(pool.name, node, index),
             "namespace": settings.namespace,
-            "labels": labels(settings, pool.name, node_label(node)),
-            "annotations": {TEMPLATE_ANNOTATION: template(pool, settings)},
+            "labels": {**pool.spec.pod_labels, **labels(settings, pool.name, node_label(node))},
+            "annotations": {**pool.spec.pod_annotations, TEMPLATE_ANNOTATION: template(pool, settings)},
             "ownerReferences": [owner(pool)],
         },
         "spec": _spec(pool, node, settings),
@@ -68,7 +71,8 @@ def make_pod(pool: Pool, node: str, index: int, settings: PodSettings) -> Json:
 
 def template(pool: Pool, settings: PodSettings) -> str:
     """Hash of what all pods of ``pool`` are to be; one that carries another is replaced."""
-    return digest(_spec(pool, "", settings))
+    metadata = {"labels": dict(pool.spec.pod_labels), "annotations": dict(pool.spec.pod_annotations)}
+    return digest({"metadata": metadata, "spec": _spec(pool, "", settings)})
 
 
 def node_of(body: Mapping[str, Any]) -> str:
@@ -83,10 +87,14 @@ def node_of(body: Mapping[str, Any]) -> str:
 
 
 def tolerations(pool: Pool) -> list[Json]:
-    """The pool's, and those that keep pods on a node that does not answer, unless the pool speaks of that itself."""
+    """The pool's, that of the taint by which clouds keep other pods off nodes with devices, and those that keep pods on
+    a node that does not answer; where the pool speaks of a taint itself, only the pool's."""
     given = [cast("Json", thaw(toleration)) for toleration in pool.spec.tolerations]
-    spoken = {toleration.get("key") for toleration in given if toleration.get("effect") in (None, "", "NoExecute")}
-    return given + [{"key": key, "operator": "Exists", "effect": "NoExecute"} for key in AWAY if key not in spoken]
+    spoken = {(toleration.get("key"), toleration.get("effect") or every) for toleration in given for every in EFFECTS}
+    ours = [(pool.spec.resource_name, "NoSchedule"), *((key, "NoExecute") for key in AWAY)]
+    return given + [
+        {"key": key, "operator": "Exists", "effect": effect} for key, effect in ours if (key, effect) not in spoken
+    ]
 
 
 def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
@@ -111,6 +119,7 @@ def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
     if settings.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
     for key, value in (
+        ("serviceAccountName", pool.spec.service_account_name),
         ("runtimeClassName", pool.spec.runtime_class_name),
         ("priorityClassName", pool.spec.priority_class_name),
     ):
