@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forebay_worker import nvml
+from forebay_worker.device import CPU_SHARE, physical_bytes
 from worker.system import run_worker
 
 REQUIRED = ("--operator", "unix:/nowhere")
@@ -49,9 +50,10 @@ def test_inspect_says_why_not_as_json_when_asked(tmp_path: Path) -> None:
 
 
 def test_probe_measures_layer_and_head(tiny: Callable[[str], Path]) -> None:
-    done = run_worker("probe", "--device", "cpu", tiny("llama").as_uri())
+    done = run_worker("probe", "--device", "cpu", "--count", "3", tiny("llama").as_uri())
     assert done.returncode == 0, done.stderr
     samples = json.loads(done.stdout)
+    assert samples["memory"] == int(physical_bytes() * CPU_SHARE) // 3  # what each of three workers would take
     for kind in ("layer", "head"):
         tokens = [sample["tokens"] for sample in samples[kind]]
         assert tokens == sorted(set(tokens))
