@@ -14,7 +14,20 @@ from enum import StrEnum
 from forebay_api import names
 from forebay_api.fields import Problem
 from forebay_api.frozen import Frozen
-from forebay_api.rules import AMOUNT, Choice, Quantity, Text, choice, integer, listed, named, pieces, quantity, text
+from forebay_api.rules import (
+    AMOUNT,
+    Choice,
+    Quantity,
+    Text,
+    choice,
+    integer,
+    listed,
+    named,
+    piece,
+    pieces,
+    quantity,
+    text,
+)
 from forebay_api.stored import DNS_SUBDOMAIN, SUBDOMAIN_LENGTH, InvalidBody, Metadata, read_body, write_body
 
 __all__ = [
@@ -142,6 +155,7 @@ class PoolSpec:
     service_account_name: str | None = field(default=None, metadata=ACCOUNT_NAME)
     pod_labels: Frozen[str] = field(default=Frozen(), metadata=named(LABEL_VALUE))
     pod_annotations: Frozen[str] = field(default=Frozen(), metadata=named(ANNOTATION))
+    pod_security_context: Frozen[object] = field(default=Frozen(), metadata=piece())
     image: str | None = field(
         default=None, metadata=text(pattern=r"^\S+$", max_length=512, expected="an image without spaces, at most 512")
     )

@@ -157,6 +157,7 @@ RIGHT = [
         priorityClassName="high",
         serviceAccountName="models",
         podLabels={"team": "serving"},
+        podSecurityContext={"runAsUser": None, "fsGroup": 1000, "seLinuxOptions": {"level": "s0:c1"}},
         podAnnotations={"example.com/note": "two\nlines", "example.com/empty": ""},
         image="localhost/worker:v1",
         imagePullPolicy="Never",

@@ -59,6 +59,7 @@ def test_what_is_not_said_has_its_default() -> None:
         service_account_name=None,
         pod_labels=Frozen(),
         pod_annotations=Frozen(),
+        pod_security_context=Frozen(),
         image=None,
         image_pull_policy=None,
         resources=Resources(Frozen(), Frozen()),
@@ -199,6 +200,7 @@ pools = st.builds(
         pod_annotations=st.dictionaries(
             names, st.text(st.characters(exclude_characters="\x00"), max_size=9), max_size=3
         ).map(Frozen),
+        pod_security_context=st.dictionaries(names, anything, max_size=3).map(freeze),
         image=st.none() | names.map("localhost/{}:v1".format),
         image_pull_policy=st.none() | st.sampled_from(PullPolicy),
         resources=st.builds(Resources, amounts.map(Frozen), amounts.map(Frozen)),

@@ -208,6 +208,17 @@ def test_a_pool_s_labels_and_annotations_are_beside_ours_and_replace_none() -> N
     assert metadata["annotations"] == {"linkerd.io/inject": "disabled", "forebay.dev/template": changed}
 
 
+def test_a_pool_s_security_context_is_laid_over_ours() -> None:
+    plain = pod()["spec"]["securityContext"]
+    given = {"fsGroup": 1000, "runAsUser": None, "seLinuxOptions": {"level": "s0:c1"}}
+    changed = pod(podSecurityContext=given)["spec"]["securityContext"]
+    assert changed == {
+        **{name: value for name, value in plain.items() if name != "runAsUser"},
+        "fsGroup": 1000,
+        "seLinuxOptions": {"level": "s0:c1"},
+    }
+
+
 def test_a_pool_s_service_account_brings_no_token() -> None:
     """Who may ask the API server is not who computes; web identity has a projected token."""
     assert "serviceAccountName" not in pod()["spec"]

@@ -103,14 +103,7 @@ def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
         "enableServiceLinks": False,
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": pool.spec.termination_grace_period_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(pool),
         "affinity": _affinity(node),
         "tolerations": tolerations(pool),
         "containers": [_container(pool, settings)],
@@ -126,6 +119,20 @@ def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
         if value is not None:
             spec[key] = value
     return spec
+
+
+def _security(pool: Pool) -> Json:
+    """Ours with the pool's over it; some clusters give users and groups out themselves."""
+    ours = {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    given = {name: thaw(value) for name, value in pool.spec.pod_security_context.items()}
+    return {name: value for name, value in {**ours, **given}.items() if value is not None}
 
 
 def _affinity(node: str) -> Json:
