@@ -14,7 +14,20 @@ from enum import StrEnum
 from forebay_api import names
 from forebay_api.fields import Problem
 from forebay_api.frozen import Frozen
-from forebay_api.rules import AMOUNT, Choice, Quantity, Text, choice, integer, listed, named, pieces, quantity, text
+from forebay_api.rules import (
+    AMOUNT,
+    Choice,
+    Quantity,
+    Text,
+    choice,
+    integer,
+    listed,
+    named,
+    piece,
+    pieces,
+    quantity,
+    text,
+)
 from forebay_api.stored import DNS_SUBDOMAIN, SUBDOMAIN_LENGTH, InvalidBody, Metadata, read_body, write_body
 
 __all__ = [
@@ -36,12 +49,22 @@ CPU_REQUEST = "250m"
 """What a worker asks of its node's processors where its pool says nothing of them: without any request the kernel gives
 it only what all other pods leave, and on a busy node its start takes minutes. 16 workers still fit on 4 cores."""
 
+MEMORY_REQUEST = "4Gi"
+"""The same of memory: imported libraries, pinned buffers and a CUDA context come to about that. A pod that asks for
+none is the first that a node short of memory kills."""
+
 LABEL_VALUE = Text(
     r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
     names.LABEL_LENGTH,
     f"a label's value: letters, digits, '-', '_' and '.', at most {names.LABEL_LENGTH}",
 )
+ANNOTATION = Text(r"^[^\x00]*$", 4096, "of at most 4096 characters")
 ARGUMENT = Text(r"^[^\x00]*$", 1024, "of at most 1024 characters")
+ACCOUNT_NAME = text(
+    pattern=DNS_SUBDOMAIN,
+    max_length=SUBDOMAIN_LENGTH,
+    expected="the name of a service account: lower-case letters, digits, '-' and '.'",
+)
 CLASS_NAME = text(
     pattern=DNS_SUBDOMAIN,
     max_length=SUBDOMAIN_LENGTH,
@@ -71,9 +94,9 @@ class Resources:
 
     @property
     def asked(self) -> Mapping[str, str]:
-        """``requests`` with that of a processor. A limit of it is a request, too, as everywhere in Kubernetes."""
-        spoken = "cpu" in self.requests or "cpu" in self.limits
-        return self.requests if spoken else {"cpu": CPU_REQUEST, **self.requests}
+        """``requests`` with ours. A limit is a request, too, as everywhere in Kubernetes."""
+        ours = {"cpu": CPU_REQUEST, "memory": MEMORY_REQUEST}
+        return {**{name: amount for name, amount in ours.items() if name not in self.limits}, **self.requests}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +152,10 @@ class PoolSpec:
     tolerations: tuple[Frozen[object], ...] = field(default=(), metadata=pieces())
     runtime_class_name: str | None = field(default=None, metadata=CLASS_NAME)
     priority_class_name: str | None = field(default=None, metadata=CLASS_NAME)
+    service_account_name: str | None = field(default=None, metadata=ACCOUNT_NAME)
+    pod_labels: Frozen[str] = field(default=Frozen(), metadata=named(LABEL_VALUE))
+    pod_annotations: Frozen[str] = field(default=Frozen(), metadata=named(ANNOTATION))
+    pod_security_context: Frozen[object] = field(default=Frozen(), metadata=piece())
     image: str | None = field(
         default=None, metadata=text(pattern=r"^\S+$", max_length=512, expected="an image without spaces, at most 512")
     )

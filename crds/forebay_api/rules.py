@@ -152,7 +152,18 @@ class Pieces:
         return piece
 
 
-Rule = Integer | Number | Boolean | Text | Choice | Quantity | Named | Listed | Pieces
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A single one of them."""
+
+    def take(self, value: object) -> Frozen[object]:
+        piece = freeze(value)
+        if not isinstance(piece, Frozen):
+            raise ValueError("a mapping")
+        return piece
+
+
+Rule = Integer | Number | Boolean | Text | Choice | Quantity | Named | Listed | Pieces | Piece
 
 
 def integer(*, minimum: int, maximum: int = INT32) -> dict[str, Rule]:
@@ -186,6 +197,10 @@ def named(item: Text | Quantity, *, minimum: int = 0, maximum: int = 16) -> dict
 
 def listed(item: Text | Choice, *, minimum: int = 0, maximum: int = 16) -> dict[str, Rule]:
     return {"rule": Listed(item, minimum, maximum)}
+
+
+def piece() -> dict[str, Rule]:
+    return {"rule": Piece()}
 
 
 def pieces(*keys: str, maximum: int = 16) -> dict[str, Rule]:

@@ -130,7 +130,7 @@ def given() -> Iterator[Installed]:
         home=os.environ.get("FOREBAY_E2E_HOME", "default"),
         name=os.environ.get("FOREBAY_E2E_RELEASE", NAME),
     )
-    command = ("kubectl", "port-forward", "-n", found.namespace, f"svc/{found.name}-gateway", ":80")
+    command = ("kubectl", "port-forward", "-n", found.namespace, f"svc/{found.name}-gateway", ":http")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -86,7 +86,9 @@ def values(settings: Settings) -> dict[str, Any]:
         "volumes": volumes,
         "volumeMounts": mounts,
         "terminationGracePeriodSeconds": 60,
-        "env": [{"name": name, "value": value} for name, value in settings.env.items()],
+        "resources": {"requests": {"memory": "256Mi"}},  # eight workers share this machine
+        # The plugin's devices are none: whoever is given one would look for CUDA and end.
+        "env": [{"name": name, "value": value} for name, value in {"FOREBAY_DEVICE": "cpu", **settings.env}.items()],
     }
     extra = {"extraVolumes": volumes, "extraVolumeMounts": mounts, "resources": {"requests": {"cpu": "10m"}}}
     chosen = {

@@ -101,7 +101,7 @@ def operator(
     ] = None,
     state: StateFolder = None,
 ) -> None:
-    """Run the operator alone: what `up` starts, and what a cluster runs."""
+    """Run the operator of local mode alone; a cluster runs `python -m forebay_operator --cluster`."""
     words = [word for path in file for word in ("-f", str(path))]
     _become("forebay_operator", words, state, operator=address, gateway_url=gateway_url, metrics_port=metrics_port)
 

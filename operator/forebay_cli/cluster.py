@@ -19,7 +19,9 @@ from typing import Any
 
 from forebay_cli.state import NothingRuns
 
-VIEW_PORT = 9444
+VIEW_PORT = "9444"
+GATEWAY_PORT = "http"
+"""By its name: the number is a value of the chart."""
 LOOK_SECONDS = 10.0
 FORWARD_SECONDS = 10.0
 LABELS = "app.kubernetes.io/name=forebay,app.kubernetes.io/component=operator"
@@ -48,7 +50,7 @@ class Cluster:
         """Base URL of the gateway. Raises NothingRuns."""
         lease = self._lease()
         release = lease["metadata"]["name"].removesuffix("-operator")
-        return f"http://127.0.0.1:{self._forward(self._place(lease), f'service/{release}-gateway', 80)}"
+        return f"http://127.0.0.1:{self._forward(self._place(lease), f'service/{release}-gateway', GATEWAY_PORT)}"
 
     def close(self) -> None:
         while self._forwards:
@@ -86,8 +88,8 @@ class Cluster:
             raise NothingRuns(done.stderr.strip() or f"kubectl {words[0]} failed")
         return done.stdout
 
-    def _forward(self, namespace: str, target: str, port: int) -> int:
-        """The local port that leads there; an open way is used again."""
+    def _forward(self, namespace: str, target: str, port: str) -> int:
+        """The local port that leads there; an open way is used again. ``port``: a number, or its name in a Service."""
         known = self._forwards.pop(target, None)
         if known is None or not known.open:
             if known is not None:

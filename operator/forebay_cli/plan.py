@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +117,9 @@ def _emulated(function: Function, workers: int, flags: DeviceFlags, prompt_token
     for flag, value in (("--revision", wanted.revision), ("--digest", wanted.digest)):
         named += [flag, value] if value else []
     model = _model(run_tool("inspect", *named))
-    probed = run_tool("probe", *named, "--device", flags.device)
+    probed = run_tool("probe", *named, "--device", flags.device, "--count", str(workers))
     costs = Costs(layer=_samples(probed["layer"]), head=_samples(probed["head"]))
-    memory = parse_size(flags.device_memory) if flags.device_memory else _machine_memory() // workers
+    memory = parse_size(flags.device_memory) if flags.device_memory else int(probed["memory"])
     seen = list(_workers(workers, flags, memory))
     return _plan(function, model, costs, seen, {worker.name: memory for worker in seen}, prompt_tokens)
 
@@ -237,7 +236,3 @@ def _model(found: dict[str, Any]) -> Model:
 
 def _samples(found: list[dict[str, float]]) -> tuple[tuple[int, float], ...]:
     return tuple((int(sample["tokens"]), sample["seconds"]) for sample in found)
-
-
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -80,7 +80,10 @@ async def _listen(config: GatewayConfig, app: App) -> tuple[str, Callable[[], Co
     assert runner.server is not None
     try:
         server = await asyncio.get_running_loop().create_server(
-            runner.server, config.host, config.port, backlog=BACKLOG
+            runner.server,
+            None if config.host == "::" else config.host,  # asyncio has :: take no IPv4, unlike everybody else
+            config.port,
+            backlog=BACKLOG,
         )
     except OSError as error:
         await runner.cleanup()

@@ -12,13 +12,13 @@ from forebay_process.release import shown
 
 
 @contextlib.contextmanager
-def exposed(port: int | None, release: str = "") -> Iterator[None]:
-    """Serve /metrics of ``release`` on every interface. Raises CannotListen."""
+def exposed(port: int | None, release: str = "", host: str = "0.0.0.0") -> Iterator[None]:
+    """Serve /metrics of ``release`` on every interface, or on that of ``host``. Raises CannotListen."""
     if port is None:
         yield
         return
     try:
-        server, thread = start_http_server(port, registry=shown(release))
+        server, thread = start_http_server(port, host, registry=shown(release))
     except OSError as error:
         raise CannotListen(f"cannot listen on metrics port {port}: {error.strerror or error}") from error
     try:

@@ -29,7 +29,7 @@ PROGRESS_SECONDS = 0.1
 
 WORKERS = Gauge("forebay_workers_attached", "Workers with a live stream to this operator.")
 LOST = Counter("forebay_workers_lost_total", "Streams of workers that ended, by how.", ["how"])
-for _how in ("broken", "silent", "invalid", "failed", "overrun", "replaced"):
+for _how in ("left", "broken", "silent", "invalid", "failed", "overrun", "replaced"):
     LOST.labels(_how)  # from the start: a rate sees no rise where there was nothing before
 
 
@@ -178,11 +178,12 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         worker = stream.worker
         if worker is None:
             return
-        LOST.labels(stream.why or "broken").inc()
+        how = stream.why or ("left" if worker.seen.draining else "broken")
+        LOST.labels(how).inc()
         if self._workers.get(worker.name) is worker:
             del self._workers[worker.name]
             WORKERS.set(len(self._workers))
-            log.info("worker gone", worker=worker.name, incarnation=worker.incarnation, how=stream.why or "broken")
+            log.info("worker gone", worker=worker.name, incarnation=worker.incarnation, how=how)
             self._wake(0.0)
 
 

@@ -16,6 +16,9 @@ LOOK_UP_SECONDS = 2.0
 
 Option = tuple[str, str | int]
 
+DIRECT: Option = ("grpc.enable_http_proxy", 0)
+"""The proxy that a cluster's pods fetch models through (https_proxy) does not know their neighbours, nor may it."""
+
 
 class Unreachable(ConnectionError):
     """Nobody answers there, or somebody whose certificate is not the expected one."""
@@ -28,13 +31,14 @@ def open_channel(target: str, options: Sequence[Option], *, identity: Identity |
 
     Raises InvalidIdentity.
     """
+    direct = (*options, DIRECT)
     if identity is None or target.startswith("unix:"):
-        return grpc.aio.insecure_channel(target, options=tuple(options))
+        return grpc.aio.insecure_channel(target, options=direct)
     files = identity.read()
     credentials = grpc.ssl_channel_credentials(files.authority, files.key, files.certificate)
     # A pod's address stands in no certificate: what is checked is the role.
     named = ("grpc.ssl_target_name_override", identity.name(role))
-    return grpc.aio.secure_channel(target, credentials, options=(*options, named))
+    return grpc.aio.secure_channel(target, credentials, options=(*direct, named))
 
 
 async def connected(channel: grpc.aio.Channel, seconds: float) -> None:

@@ -56,6 +56,10 @@ def test_what_is_not_said_has_its_default() -> None:
         tolerations=(),
         runtime_class_name=None,
         priority_class_name=None,
+        service_account_name=None,
+        pod_labels=Frozen(),
+        pod_annotations=Frozen(),
+        pod_security_context=Frozen(),
         image=None,
         image_pull_policy=None,
         resources=Resources(Frozen(), Frozen()),
@@ -191,6 +195,12 @@ pools = st.builds(
         tolerations=st.lists(st.dictionaries(names, anything, max_size=3).map(freeze), max_size=3).map(tuple),
         runtime_class_name=st.none() | names,
         priority_class_name=st.none() | names,
+        service_account_name=st.none() | names,
+        pod_labels=st.dictionaries(names, names, max_size=3).map(Frozen),
+        pod_annotations=st.dictionaries(
+            names, st.text(st.characters(exclude_characters="\x00"), max_size=9), max_size=3
+        ).map(Frozen),
+        pod_security_context=st.dictionaries(names, anything, max_size=3).map(freeze),
         image=st.none() | names.map("localhost/{}:v1".format),
         image_pull_policy=st.none() | st.sampled_from(PullPolicy),
         resources=st.builds(Resources, amounts.map(Frozen), amounts.map(Frozen)),

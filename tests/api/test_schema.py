@@ -15,7 +15,7 @@ from forebay_api.conditions import ConditionType, Reason, State, Status
 from forebay_api.fields import key_of
 from forebay_api.frozen import thaw
 from forebay_api.function import FunctionSpec
-from forebay_api.pool import CPU_REQUEST, PoolSpec
+from forebay_api.pool import CPU_REQUEST, MEMORY_REQUEST, PoolSpec
 from forebay_api.rules import (
     INT32,
     KEY_LENGTH,
@@ -25,6 +25,7 @@ from forebay_api.rules import (
     Listed,
     Named,
     Number,
+    Piece,
     Pieces,
     Quantity,
     Rule,
@@ -43,6 +44,7 @@ CRDS: dict[str, Schema] = {
 }
 VERSIONS: dict[str, Schema] = {kind: crd["spec"]["versions"][0] for kind, crd in CRDS.items()}
 SCHEMAS: dict[str, Schema] = {kind: version["schema"]["openAPIV3Schema"] for kind, version in VERSIONS.items()}
+PIECE: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SPECS = {names.KIND: FunctionSpec, names.POOL_KIND: PoolSpec}
 
 
@@ -70,6 +72,8 @@ def of_rule(rule: Rule) -> Schema:
             return of_list("atomic", of_rule(item), maximum) | bounds
         case Pieces(keys, maximum):
             return of_pieces(keys, maximum)
+        case Piece():
+            return dict(PIECE)
 
 
 def of_list(kind: str, item: Schema, maximum: int) -> Schema:
@@ -77,7 +81,7 @@ def of_list(kind: str, item: Schema, maximum: int) -> Schema:
 
 
 def of_pieces(keys: tuple[str, ...], maximum: int) -> Schema:
-    piece: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    piece = dict(PIECE)
     if not keys:
         return of_list("atomic", piece, maximum)
     key = {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH}
@@ -239,7 +243,8 @@ def test_the_operator_writes_only_what_the_status_has() -> None:
 def test_what_a_worker_asks_for_by_itself_is_explained() -> None:
     """A default would stand in the way of a limit, which is a request where there is none."""
     resources = SCHEMAS[names.POOL_KIND]["properties"]["spec"]["properties"]["resources"]
-    assert CPU_REQUEST in resources["properties"]["requests"]["description"]
+    for amount in (CPU_REQUEST, MEMORY_REQUEST):
+        assert amount in resources["properties"]["requests"]["description"]
 
 
 def test_functions_scale_and_pools_do_not() -> None:

@@ -24,6 +24,7 @@ from forebay_worker.artifact import blocks as blocks_module
 from forebay_worker.artifact.access import Access
 from forebay_worker.artifact.blocks import Blocks
 from forebay_worker.artifact.cache import Cache, Place
+from forebay_worker.artifact.listing import Listing
 from forebay_worker.artifact.verify import Watch
 from forebay_worker.load.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from forebay_worker.load.source import Source
@@ -249,6 +250,23 @@ def test_what_is_in_use_stays_and_says_so(
     watched.until(lambda: not any(thread.name == "verify" for thread in threading.enumerate()))
     read(second)
     assert not (place_of(first).files / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "taken"), [({}, 45), ({"FOREBAY_POD_UID": "u"}, 30), ({"FOREBAY_CACHE_BYTES": "100MiB"}, 50)]
+)
+def test_without_a_budget_a_share_of_the_disk_stays_free(
+    environ: dict[str, str], taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that is half full. A kubelet evicts the pods of a node whose disk has less than 10 or 15 % left."""
+    blocks = 100 << 8
+    half_full = os.statvfs_result((4096, 4096, blocks, blocks // 2, blocks // 2, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: half_full)
+    cache = Cache.from_env({"FOREBAY_CACHE": str(tmp_path), **environ})
+    mine = cache.place(Listing("https://host/m", "1", ()))
+    cache.make_room((taken - 1) << 20, mine)
+    with pytest.raises(CheckpointError, match="more than there is room for"):
+        cache.make_room((taken + 1) << 20, mine)
 
 
 def test_people_s_own_folders_are_left_alone(

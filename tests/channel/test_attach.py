@@ -33,15 +33,19 @@ class Operator(fleet_pb2_grpc.FleetServicer):
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
+    states: list[str] = field(default_factory=list)
+    ended: bool = False
 
     async def Attach(self, requests, context):
         self.tried += 1
         if not self.acting:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "standing by")
-        async for _ in requests:
+        async for report in requests:
+            self.states.append(report.state)
             self.heard.set()
             if self.leave.is_set():
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "another leads")
+        self.ended = True
 
 
 @contextlib.asynccontextmanager
@@ -57,17 +61,17 @@ async def serving(operator: Operator, identity: Identity | None) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
-async def attaching(identity: Identity | None, *operators: Operator) -> AsyncIterator[None]:
+async def attaching(identity: Identity | None, *operators: Operator, state: str = "") -> AsyncIterator[Attachment]:
     attachment = Attachment(
         [f"localhost:{operator.port}" for operator in operators],
         identity,
-        report=lambda: fleet_pb2.WorkerReport(name="w0", incarnation="1"),
+        report=lambda: fleet_pb2.WorkerReport(name="w0", incarnation="1", state=state),
         sent=lambda report: None,
         obey=lambda command: None,
     )
     task = asyncio.create_task(attachment.run())
     try:
-        yield
+        yield attachment
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -92,6 +96,21 @@ async def test_the_one_that_acts_is_found_and_the_next_one_after_it(tmp_path: Pa
         first.acting, second.acting = True, False
         second.leave.set()
         await until_heard(first)
+
+
+async def test_who_leaves_is_heard_to_the_end() -> None:
+    async with (
+        serving(Operator(acting=True), None) as operator,
+        attaching(None, operator, state="Draining") as attachment,
+    ):
+        await until_heard(operator)
+        operator.states.clear()
+        await attachment.leave(DEADLINE)
+        assert operator.states == ["Draining"]
+        assert operator.ended
+        assert operator.tried == 1
+    async with attaching(None, operator) as alone:
+        await alone.leave(DEADLINE)  # nobody to wait for
 
 
 async def test_while_all_stand_by_they_are_asked_until_one_acts() -> None:

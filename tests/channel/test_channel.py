@@ -98,6 +98,24 @@ async def test_each_allowed_role_passes(authority: Authority, server: Identity, 
             assert await look(target, authority.identity(tmp_path / role, role)) == "{}"
 
 
+@pytest.mark.parametrize("secured", [True, False])
+async def test_a_proxy_for_the_world_outside_is_passed_by(
+    secured: bool, authority: Authority, server: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_grpc_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        shown = server if secured else None
+        ours = authority.identity(tmp_path / "gateway", Role.GATEWAY) if secured else None
+        async with serving("127.0.0.1:0", shown, guard=secured) as (target, _):
+            assert await look(target, ours) == "{}"
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
 async def test_a_wrong_role_is_told_who_may(authority: Authority, server: Identity, tmp_path: Path) -> None:
     worker = authority.identity(tmp_path / "worker", Role.WORKER)
     async with serving("127.0.0.1:0", server) as (target, view):

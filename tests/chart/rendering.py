@@ -153,7 +153,7 @@ EVERYTHING: Body = {
             "hosts": [{"host": "api.example.com"}],
             "tls": [{"secretName": "wildcard", "hosts": ["*.team-a.llm.example.com"]}],
         },
-        "httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}], "timeouts": {"request": "0s"}},
+        "httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}]},
         "extraVolumes": [{"name": "env", "hostPath": {"path": "/env"}}],
         "extraVolumeMounts": [{"name": "env", "mountPath": "/env"}],
     },

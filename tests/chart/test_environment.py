@@ -127,6 +127,13 @@ def test_the_gateway_reads_it(helm: Path, values: Body) -> None:
     assert any(config.state.is_relative_to(mount) for mount in mounts)
 
 
+def test_both_listen_where_the_values_say(helm: Path) -> None:
+    rendered = render(helm, {"listenAddress": "::"})
+    operator = ClusterConfig.from_env(environment(rendered, "operator"))
+    assert (operator.address, operator.host) == ("[::]:9443", "::")
+    assert GatewayConfig.from_env(environment(rendered, "gateway")).host == "::"
+
+
 @pytest.mark.parametrize("values", [{}, {"metrics": {"release": "berlin/models"}}], ids=["default", "named"])
 def test_all_label_their_series_alike(helm: Path, values: Body) -> None:
     """And the operator asks Prometheus for those that are labelled so."""

@@ -67,11 +67,11 @@ def test_nothing_is_looked_up_or_random(helm: Path) -> None:
 def test_by_default_there_is_what_everybody_needs(helm: Path) -> None:
     found = sorted((body["kind"], body["metadata"]["name"]) for body in render(helm).all)
     assert found == [
-        ("ClusterRole", "forebay-admin"),
-        ("ClusterRole", "forebay-edit"),
-        ("ClusterRole", "forebay-operator"),
-        ("ClusterRole", "forebay-view"),
-        ("ClusterRoleBinding", "forebay-operator"),
+        ("ClusterRole", f"{NAMESPACE}:forebay-admin"),
+        ("ClusterRole", f"{NAMESPACE}:forebay-edit"),
+        ("ClusterRole", f"{NAMESPACE}:forebay-operator"),
+        ("ClusterRole", f"{NAMESPACE}:forebay-view"),
+        ("ClusterRoleBinding", f"{NAMESPACE}:forebay-operator"),
         ("ConfigMap", "forebay-owner"),
         ("CustomResourceDefinition", "llmfunctions.forebay.dev"),
         ("CustomResourceDefinition", "workerpools.forebay.dev"),

@@ -56,7 +56,7 @@ def test_secrets_are_read_by_name_only(helm: Path, values: Body) -> None:
 
 def test_the_operator_may_do_what_it_does_and_no_more(helm: Path) -> None:
     rendered = render(helm)
-    assert rules(rendered.one("ClusterRole", "forebay-operator")) == [
+    assert rules(rendered.one("ClusterRole", f"{NAMESPACE}:forebay-operator")) == [
         ("forebay.dev", ("llmfunctions",), (), READ),
         ("forebay.dev", ("llmfunctions/status",), (), {"patch"}),
         ("", ("nodes",), (), READ),
@@ -95,6 +95,21 @@ def test_roles_are_bound_to_the_operators_account_alone(helm: Path) -> None:
             assert body["subjects"] == [{"kind": "ServiceAccount", "name": "forebay-operator", "namespace": NAMESPACE}]
 
 
+def test_a_release_of_the_same_name_elsewhere_takes_nothing_over(helm: Path) -> None:
+    here, there = (
+        {
+            (body["kind"], body["metadata"]["name"])
+            for body in render(helm, EVERYTHING, "--namespace", namespace).all
+            if "namespace" not in body["metadata"] and body["kind"] != "CustomResourceDefinition"
+        }
+        for namespace in ("a", "b")
+    )
+    assert here
+    assert here & there == set()
+    for binding in render(helm).of("ClusterRoleBinding").values():
+        assert binding["roleRef"]["name"] in render(helm).of("ClusterRole")
+
+
 def test_listed_credentials_are_readable_where_they_are(helm: Path) -> None:
     found = {
         body["metadata"]["namespace"]: rules(body)
@@ -110,7 +125,7 @@ def test_listed_credentials_are_readable_where_they_are(helm: Path) -> None:
 def test_people_get_their_rights_by_the_usual_roles(helm: Path) -> None:
     rendered = render(helm)
     for role in ("admin", "edit", "view"):
-        body = rendered.one("ClusterRole", f"forebay-{role}")
+        body = rendered.one("ClusterRole", f"{NAMESPACE}:forebay-{role}")
         assert body["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{role}"] == "true"
         written = {resource for _, resources, _, verbs in rules(body) if "create" in verbs for resource in resources}
         assert written == {"admin": {"llmfunctions", "workerpools"}, "edit": {"llmfunctions"}, "view": set()}[role]
@@ -245,3 +260,18 @@ def test_policies_close_what_values_say(helm: Path) -> None:
     assert ("TCP", 9000) in open_ports(policies["forebay-worker"], "egress", "to")
     (callers,) = [rule["from"] for rule in policies["forebay-gateway"]["spec"]["ingress"]]
     assert component(callers[0]) == "test"
+    # Prometheus asks the port that callers use.
+    given = EVERYTHING["networkPolicy"]
+    assert callers[1:] == [*given["gatewayFrom"], *given["metricsFrom"]]
+    edge = {"networkPolicy": {"gatewayFrom": given["gatewayFrom"]}}
+    (callers,) = [
+        rule["from"] for rule in render(helm, edge).one("NetworkPolicy", "forebay-gateway")["spec"]["ingress"]
+    ]
+    assert callers[1:] == given["gatewayFrom"]  # nobody said who reads metrics: not everybody calls the gateway
+
+
+def test_dns_is_where_the_cluster_has_it(helm: Path) -> None:
+    policies = render(helm, {"networkPolicy": {"dnsPorts": [5353, 53]}}).of("NetworkPolicy")
+    assert [open_ports(body, "egress", "to") for body in policies.values() if component(body["spec"]) == "gateway"] == [
+        {("UDP", 5353), ("TCP", 5353), ("UDP", 53), ("TCP", 53)}
+    ]

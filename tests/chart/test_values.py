@@ -39,6 +39,12 @@ WRONG: list[tuple[Body, str]] = [
     ({"workerPool": {"spec": {"nodeSelector": {"gpu": True}}}}, "nodeSelector"),
     ({"workerPool": {"spec": {"gpuPerNode": 4}}}, "gpuPerNode"),
     ({"workerPool": {"spec": {"gpusPerNode": 17}}}, "gpusPerNode"),
+    ({"workerPool": {"name": "Default"}}, "name"),
+    ({"workerPool": {"name": "with.dot"}}, "name"),
+    ({"workerPool": {"name": "p" * 41}}, "name"),
+    ({"listenAddress": "[::]"}, "listenAddress"),
+    ({"networkPolicy": {"dnsPorts": []}}, "dnsPorts"),
+    ({"gateway": {"httpRoute": {"timeouts": {"idle": "1s"}}}}, "timeouts"),
     ({"certificates": {"mode": "Helm"}}, "mode"),
     ({"certificates": {"certManager": {"duration": "90 days"}}}, "duration"),
     ({"credentials": {"secrets": [{"name": "hub"}]}}, "namespace"),
@@ -71,7 +77,6 @@ OPEN = {
     ".certificates.certManager.issuerRef",
     ".operator.resources",
     ".gateway.resources",
-    ".gateway.httpRoute.timeouts",
 }
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())

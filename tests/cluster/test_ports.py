@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import urllib.request
 
 import grpc
 import pytest
@@ -12,6 +14,7 @@ from control.actors import until
 from forebay_operator.cluster.duty import duty
 from forebay_operator.cluster.health_port import health_port
 from forebay_operator.doors import Doors
+from forebay_operator.exposed import exposed
 from forebay_operator.listen import CannotListen
 from forebay_operator.together import together
 from forebay_operator.view import View
@@ -24,6 +27,15 @@ async def asked(port: int, line: str) -> str:
     text = (await reader.read()).decode()
     writer.close()
     return text
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(("listened", "answers"), [("::", ("[::1]", "127.0.0.1")), ("0.0.0.0", ("127.0.0.1",))])
+def test_metrics_are_where_the_operator_listens(listened: str, answers: tuple[str, ...], unused_tcp_port: int) -> None:
+    with exposed(unused_tcp_port, host=listened):
+        for host in answers:
+            with urllib.request.urlopen(f"http://{host}:{unused_tcp_port}/metrics", timeout=10) as answer:
+                assert answer.status == 200
 
 
 async def test_health(unused_tcp_port: int) -> None:

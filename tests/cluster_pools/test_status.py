@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from cluster_pools.stand import NOW, Stand
 from cluster_pools.store import CREATED, node_body, pool_body
@@ -42,6 +43,25 @@ async def test_why_a_pod_does_not_run(stand: Stand, waiting: str, ready: str, st
         assert stand.condition("Ready")[2] == (
             "3 of 4 workers are ready; gpu-a-0: its worker ends again and again, the last time with exit code 2 (Error)"
         )
+
+
+def gauges(pool: str) -> list[float | None]:
+    shown = ("desired", "ready", "updated")
+    return [REGISTRY.get_sample_value(f"forebay_pool_{what}_workers", {"pool": pool}) for what in shown]
+
+
+async def test_prometheus_is_shown_how_many_there_are_and_nothing_of_a_pool_that_is_gone(stand: Stand) -> None:
+    await stand.settle()
+    assert gauges("gpu") == [4, 4, 4]
+    stand.store.change(KINDS.POD, "gpu-a-0", lambda body: body.update(status={"phase": "Pending"}))
+    stand.store.change(KINDS.POOL, "gpu", lambda body: body["spec"].update(image="worker:2"))
+    await stand.turn()
+    assert gauges("gpu")[:2] == [4, 3]
+    assert gauges("gpu")[2] == 0
+    stand.store.gone(KINDS.POOL, "gpu")
+    stand.begin()  # by another term than that which showed it
+    await stand.turn()
+    assert gauges("gpu") == [None, None, None]
 
 
 async def test_an_image_that_no_pod_can_pull_is_missing(stand: Stand) -> None:

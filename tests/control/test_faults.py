@@ -10,6 +10,7 @@ import pytest
 from control.actors import Gateway, Worker, until
 from control.conftest import System
 from control.operators import Operator, Source, function
+from forebay_operator import fleet
 from forebay_operator.listen import CannotListen
 from forebay_wire.v1 import fleet_pb2, fleet_pb2_grpc
 
@@ -73,6 +74,24 @@ async def test_weights_that_are_no_numbers_fail_their_function_and_no_third_work
     system.gateway.ask("b", waiting=1)
     await until(lambda: system.routes("bbbb"))
     assert not system.routes()
+
+
+async def test_who_said_that_it_leaves_is_not_lost(system: System) -> None:
+    """As in every drain of a node and every roll-out."""
+    await system.start(workers=2)
+    before = {how: fleet.LOST.labels(how)._value.get() for how in ("left", "broken")}
+    leaving = system.workers["w0"]
+    leaving.report.state = "Draining"
+    reports = leaving.reports
+    leaving.change()
+    await until(lambda: leaving.reports > reports)
+    for worker in (leaving, system.workers["w1"]):
+        await worker.die()
+    await until(lambda: fleet.LOST.labels("broken")._value.get() > before["broken"])
+    assert {how: fleet.LOST.labels(how)._value.get() - count for how, count in before.items()} == {
+        "left": 1,
+        "broken": 1,
+    }
 
 
 async def test_a_silent_worker_is_gone(system: System) -> None:

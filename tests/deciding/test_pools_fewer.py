@@ -177,6 +177,25 @@ def test_old_pods_that_never_started_are_replaced_at_once() -> None:
     assert {name for name, _ in deleted(plan(*pods))} == {"p-a-0", "p-a-1"}
 
 
+NOWHERE = {"bound": False, "ready": False, "trouble": ("Unschedulable", "0/2 nodes are available")}
+
+
+def test_one_that_no_node_takes_stops_no_update_and_is_replaced_last() -> None:
+    nodes = (NODE, OTHER)
+    waiting = old("p-b-1", **NOWHERE)
+    found = plan(old("p-a-0"), pod("p-a-1"), old("p-b-0"), waiting, nodes=nodes, loads={"p-b-0": Load(1)})
+    assert deleted(found) == [("p-a-0", Why.OUTDATED)]
+    assert deleted(plan(pod("p-a-0"), pod("p-a-1"), pod("p-b-0"), waiting, nodes=nodes)) == [("p-b-1", Why.OUTDATED)]
+    # Nor where its node has a device less than pods.
+    fewer = (NODE, replace(OTHER, allocatable={GPU: 1}))
+    assert deleted(plan(old("p-a-0"), pod("p-a-1"), old("p-b-0"), waiting, nodes=fewer)) == [("p-a-0", Why.OUTDATED)]
+
+
+def test_an_update_to_a_template_that_no_node_takes_ends_with_the_first() -> None:
+    asks_too_much = pod("p-a-1", **NOWHERE)
+    assert deleted(plan(old("p-a-0"), asks_too_much, old("p-b-0"), nodes=(NODE, OTHER))) == []
+
+
 def test_one_that_misses_probes_while_it_has_pipelines_is_spared_as_long_as_handing_over_may_take() -> None:
     busy = {"p-a-0": Load(1)}
     mute = old("p-a-0", ready=False, since=NOW - 59, grace=60.0)

@@ -17,7 +17,8 @@ GPU = "nvidia.com/gpu"
 LABELS = {"gpu": "yes"}
 NODES = ("a", "b", "c")
 GRACE = 60.0
-EVENTS = ("template", "size", "ready", "cordon", "labels", "devices", "pod", "load", "operator")
+EVENTS = ("template", "size", "ready", "cordon", "labels", "devices", "taken", "pod", "load", "operator")
+NOWHERE = ("Unschedulable", "0/3 nodes are available")
 
 
 def serves(pod: PodSeen, loads: Mapping[str, Load]) -> bool:
@@ -26,7 +27,8 @@ def serves(pod: PodSeen, loads: Mapping[str, Load]) -> bool:
 
 @dataclass
 class World:
-    """An API server, kubelets that take one step a tick, and workers that attach once they are ready."""
+    """An API server, kubelets that take one step a tick, and workers that attach once they are ready. ``taken``: nodes
+    whose devices somebody else has, in all that the operator can see."""
 
     pools: dict[str, PoolSeen]
     nodes: dict[str, NodeSeen]
@@ -34,6 +36,7 @@ class World:
     claims: dict[str, ClaimSeen] = field(default_factory=dict)
     loads: dict[str, Load] = field(default_factory=dict)
     deaths: dict[str, Death] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
     now: float = 10_000.0
     made: int = 0
 
@@ -90,7 +93,12 @@ class World:
             mine = [pod for pod in self.pods.values() if pod.owner == pool.uid and self.nodes[pod.node].ready]
             lost = [step for step in steps if step.pool == pool.name and serves(self.pods[step.name], self.loads)]
             down = sum(pod.leaving for pod in mine) + sum(
-                not pod.leaving and not pod.dead and not serves(pod, self.loads) and not pod.sick and not pod.restarts
+                not pod.leaving
+                and not pod.dead
+                and not serves(pod, self.loads)
+                and not pod.sick
+                and not pod.restarts
+                and not pod.trouble
                 for pod in mine
                 if pod.name not in {step.name for step in steps}
             )
@@ -109,8 +117,10 @@ class World:
                 continue
             if pod.leaving:
                 del self.pods[pod.name]
+            elif not pod.bound and pod.node in self.taken:
+                self.pods[pod.name] = replace(pod, trouble=NOWHERE)
             elif not pod.sick and not pod.dead and (pod.bound or not self.nodes[pod.node].cordoned):
-                self.pods[pod.name] = replace(pod, bound=True, ready=True, restarts=0)
+                self.pods[pod.name] = replace(pod, bound=True, ready=True, restarts=0, trouble=None)
                 self.loads.setdefault(pod.name, Load())
 
     def settle(self) -> None:
@@ -148,6 +158,7 @@ def test_never_too_many_never_too_few_and_in_the_end_all_that_was_asked_for(
         sim.nodes[name] = replace(node, ready=True, cordoned=False, labels=LABELS, allocatable={GPU: 4})
     for name, pod in sim.pods.items():
         sim.pods[name] = replace(pod, sick=False)
+    sim.taken.clear()
     sim.settle()
     found = Counter((pod.owner, pod.node) for pod in sim.pods.values())
     one, two = sim.pools["one"].gpus_per_node, sim.pools["two"].gpus_per_node
@@ -178,6 +189,8 @@ def disturb(sim: World, data: st.DataObject) -> None:
             sim.nodes[name] = replace(node, labels=data.draw(st.sampled_from(({}, LABELS))))
         case "devices":
             sim.nodes[name] = replace(node, allocatable={GPU: data.draw(st.integers(0, 4))})
+        case "taken":
+            sim.taken ^= {name}
         case "operator":
             sim.loads.clear()
         case "load":
@@ -209,6 +222,31 @@ def test_an_update_goes_past_those_that_are_mute_and_will_not_let_go() -> None:
         sim.kubelets()
         assert sim.now < began + 2 * GRACE, sim.pods
     assert sim.now > began + GRACE
+
+
+@settings(deadline=None)
+@given(first=st.sampled_from(NODES), taken=st.sets(st.sampled_from(NODES)), most=st.integers(1, 3))
+def test_an_update_goes_past_a_node_that_took_nobody_and_stops_where_nodes_take_nobody_any_more(
+    first: str, taken: set[str], most: int
+) -> None:
+    """Who waits since before the update is no reason to stop it; who waits for the sake of it is."""
+    sim = world(1, most)
+    del sim.pools["two"]
+    sim.settle()
+    sim.taken = {first}
+    lost = next(pod for pod in sim.pods.values() if pod.node == first)
+    sim.pods[lost.name] = replace(lost, bound=False, ready=False, trouble=NOWHERE)
+    del sim.loads[lost.name]
+    sim.pools["one"] = replace(sim.pools["one"], template="t1")
+    sim.taken |= taken
+    for _ in range(20):
+        sim.turn()
+        sim.kubelets()
+        sim.now += 50
+    away = [pod for pod in sim.pods.values() if not pod.ready and pod.node != first]
+    assert len(away) <= min(most, len(taken - {first}))
+    if taken <= {first}:
+        assert {pod.template for pod in sim.pods.values()} == {"t1"}
 
 
 def test_an_update_goes_through_all_workers_one_by_one_and_the_busiest_is_last() -> None:

@@ -126,6 +126,23 @@ async def test_where_it_cannot_start_is_named(folder, host, state, named):
     assert [path.name for path in folder.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_every_address_of_both_kinds_is_listened_on(folder, unused_tcp_port):
+    """A pod of a cluster that has IPv6 first, or alone."""
+    config = GatewayConfig(host="::", port=unused_tcp_port, operator="127.0.0.1:9", state=folder)
+    listening = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve(config, ready=listening.set_result))
+    try:
+        assert await listening == f"http://[::]:{unused_tcp_port}"
+        async with aiohttp.ClientSession() as http:
+            for host in ("[::1]", "127.0.0.1"):
+                async with http.get(f"http://{host}:{unused_tcp_port}/health") as answer:
+                    assert answer.status == 200
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def test_alone_as_a_process(folder):
     process = await asyncio.create_subprocess_exec(
         sys.executable,

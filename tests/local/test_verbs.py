@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forebay_worker.device import Device
 from local.reference import Reference
 from local.system import PATIENCE, function, running, write
 
@@ -27,6 +28,8 @@ def test_plan_says_who_would_load_what_and_when_it_would_answer(tmp_path: Path, 
     (planned,) = json.loads(forebay("plan", "-f", str(file), *LINKS, "-o", "json"))
     stages, predicted = planned["stages"], planned["predicted"]
     assert len({stage["worker"] for stage in stages}) == 4
+    memory = Device.open("cpu", None, 0, workers=4).memory.budget
+    assert {stage["memoryBytes"] for stage in stages} == {memory}, "what workers take that are told nothing"
     assert [stage["first"] for stage in stages[1:]] == [stage["last"] + 1 for stage in stages[:-1]]
     seconds = (smollm2 / "model.safetensors").stat().st_size / 50e6
     assert seconds / 4 < predicted["servable"] < 0.35 * seconds

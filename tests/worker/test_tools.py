@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forebay_worker import nvml
+from forebay_worker.device import CPU_SHARE, physical_bytes
 from worker.system import run_worker
 
 REQUIRED = ("--operator", "unix:/nowhere")
@@ -49,9 +50,10 @@ def test_inspect_says_why_not_as_json_when_asked(tmp_path: Path) -> None:
 
 
 def test_probe_measures_layer_and_head(tiny: Callable[[str], Path]) -> None:
-    done = run_worker("probe", "--device", "cpu", tiny("llama").as_uri())
+    done = run_worker("probe", "--device", "cpu", "--count", "3", tiny("llama").as_uri())
     assert done.returncode == 0, done.stderr
     samples = json.loads(done.stdout)
+    assert samples["memory"] == int(physical_bytes() * CPU_SHARE) // 3  # what each of three workers would take
     for kind in ("layer", "head"):
         tokens = [sample["tokens"] for sample in samples[kind]]
         assert tokens == sorted(set(tokens))
@@ -109,7 +111,8 @@ def test_wrong_flags_get_one_line(flags: tuple[str, ...], says: str) -> None:
 def test_a_gpu_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
     done = run_worker("serve", *REQUIRED, "--state", str(tmp_path), "--device", "cuda")
     assert done.returncode == 2
-    assert done.stderr == "forebay_worker: --device cuda: NVML finds no GPU; use cpu or auto\n"
+    assert done.stderr == f"forebay_worker: {nvml.NO_GPU}\n"
+    assert "runtimeClassName" in done.stderr
 
 
 def test_a_state_folder_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:

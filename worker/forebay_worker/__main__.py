@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "inspect":
             return _inspect(given.uri, given.dtype, _access(given), given.json)
         case "probe":
-            return _probe(given.uri, given.dtype, _access(given), given.device)
+            return _probe(given.uri, given.dtype, _access(given), given.device, given.count)
         case _:
             return _model(given)
 
@@ -69,13 +69,14 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_source_flags(inspect)
     inspect.add_argument("--json", action="store_true", help="errors as JSON on stdout too")
 
-    probe = tools.add_parser("probe", help="measured compute of a checkpoint's layers, as JSON")
+    probe = tools.add_parser("probe", help="measured compute of a checkpoint's layers, and a worker's memory, as JSON")
     probe.add_argument(
         "uri", help="file:///folder, hf://org/name[:revision], s3://bucket/prefix or https://host/folder/"
     )
     probe.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     _add_source_flags(probe)
     probe.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    probe.add_argument("--count", default=1, type=int, help="workers that share the memory")
 
     kinds = tools.add_parser("model", help="make a checkpoint").add_subparsers(
         dest="kind", required=True, metavar="KIND"
@@ -105,7 +106,7 @@ def _serve(config: WorkerConfig) -> int:
         zygote.end_with_parent(signal.SIGTERM, config.die_with_parent)
     log_to()
     if config.device == "cuda" and not nvml.inventory():
-        return _refuse("--device cuda: NVML finds no GPU; use cpu or auto")
+        return _refuse(nvml.NO_GPU)
     try:
         config.sockets.mkdir(parents=True, exist_ok=True)
         sockets.clear(config.sockets)
@@ -139,7 +140,7 @@ def _inspect(uri: str, dtype: str, access: Access, errors_as_json: bool) -> int:
     return 0
 
 
-def _probe(uri: str, dtype: str, access: Access, device: DeviceKind) -> int:
+def _probe(uri: str, dtype: str, access: Access, device: DeviceKind, count: int) -> int:
     from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 
     try:
@@ -155,13 +156,14 @@ def _probe(uri: str, dtype: str, access: Access, device: DeviceKind) -> int:
     from forebay_worker.team import Team
 
     try:
-        opened = Device.open(device, None, 0)
+        opened = Device.open(device, None, 0, count)
     except DeviceError as error:
         return _refuse(str(error))
     skeleton = Skeleton.build(checkpoint)
     skeleton.to(opened.torch_device)
     with torch.inference_mode():
-        _print(asdict(measure(checkpoint, skeleton, opened, Team(opened.threads, Cores(1).share(0)))))
+        probed = measure(checkpoint, skeleton, opened, Team(opened.threads, Cores(1).share(0)))
+    _print({**asdict(probed), "memory": opened.memory.budget})
     return 0
 
 

@@ -71,10 +71,24 @@ class Attachment:
         self._sent = sent
         self._obey = obey
         self._changed = asyncio.Event()
+        self._streams = False
+        self._leaving = False
+        self._ended = asyncio.Event()
 
     def changed(self) -> None:
         """There is something to report. Only on the loop."""
         self._changed.set()
+
+    async def leave(self, seconds: float) -> None:
+        """Report a last time, end the stream, and wait until the operator has heard all of it, for ``seconds`` at most:
+        one that is cut off looks like a death."""
+        self._leaving = True
+        self._ended.clear()
+        self._changed.set()
+        if self._streams:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._ended.wait()
 
     async def run(self) -> None:
         """Until cancelled: attach, stay, and after a break try every address, then back off for a second at most."""
@@ -117,11 +131,14 @@ class Attachment:
     async def _stay(self, call: Call, target: str) -> None:
         """One stream, from its first report to its end; always raises."""
         sides = [asyncio.ensure_future(self._read(call)), asyncio.ensure_future(self._write(call, target))]
+        self._streams = True
         try:
-            done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_EXCEPTION)
             for side in done:
                 side.result()
         finally:
+            self._streams = False
+            self._ended.set()
             attached_gauge.set(0)
             call.cancel()
             for side in sides:
@@ -134,13 +151,18 @@ class Attachment:
         raise _Detached(f"closed by the operator: {(await call.code()).name}")
 
     async def _write(self, call: Call, target: str) -> None:
+        """Ends, without an error, only when we leave."""
         for index in itertools.count():
             self._changed.clear()
+            last = self._leaving
             report = self._report()
             async with asyncio.timeout(SILENCE_SECONDS):
                 await call.write(report)
             self._sent(report)
             reports_total.inc()
+            if last:
+                await call.done_writing()
+                return
             if index == 0:
                 attached_gauge.set(1)
                 log.info("operator.attached", target=target)

@@ -23,6 +23,7 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 
 LOOPBACK = "127.0.0.1"
 UID_LETTERS = 12
+LONGEST_DRAIN = 86400  # as long as a WorkerPool may give its pods
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -224,8 +225,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise ValueError(f"{text!r} is not a time: seconds between 0 and 3600")
+    if not 0 <= seconds <= LONGEST_DRAIN:
+        raise ValueError(f"{text!r} is not a time: seconds between 0 and {LONGEST_DRAIN}")
     return seconds
 
 

@@ -48,8 +48,7 @@ class Device:
         if gpus and torch.cuda.is_available():
             return cls._open_cuda(gpus, memory_bytes, index, workers)
         if kind == "cuda":
-            why = "this torch is built without CUDA" if gpus else "NVML finds no GPU"
-            raise DeviceError(f"--device cuda: {why}; use cpu or auto")
+            raise DeviceError("--device cuda: this torch cannot use the GPU; use cpu or auto" if gpus else nvml.NO_GPU)
         return cls._open_cpu(memory_bytes, workers)
 
     @classmethod

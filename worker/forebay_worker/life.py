@@ -54,6 +54,9 @@ CALLERS = {
 }
 """Who may call which service over the network."""
 
+FAREWELL_SECONDS = 1.0
+"""The operator has to hear that we leave; without an answer we go all the same."""
+
 SERVER_OPTIONS = (
     # What a gateway takes (16 MiB), written as JSON anew and with the tokens so far.
     ("grpc.max_receive_message_length", 64 << 20),
@@ -146,6 +149,7 @@ class Worker:
         self._service = EngineService(self._executor, self._preparations.parts, lambda: self._draining)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=[Guard(CALLERS, config.identity)], options=SERVER_OPTIONS)
+        self._attachment: Attachment | None = None
         self._attaching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -163,11 +167,11 @@ class Worker:
             return reporter.report(self._state, faults)
 
         config = self._seat.config
-        attachment = Attachment(
+        self._attachment = Attachment(
             config.operator, config.identity, report=report, sent=self._commands.carried, obey=self._commands.obey
         )
-        self._changes.listener = attachment.changed
-        self._attaching = asyncio.create_task(attachment.run(), name="attach")
+        self._changes.listener = self._attachment.changed
+        self._attaching = asyncio.create_task(self._attachment.run(), name="attach")
         log.info("worker.ready", incarnation=self._seat.incarnation, device=self._device.name)
 
     async def until(self, stop: asyncio.Event) -> None:
@@ -187,6 +191,8 @@ class Worker:
         deadline = asyncio.get_running_loop().time() + seconds
         while self._busy() and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await self._changes.wait(left)
+        if self._attachment:
+            await self._attachment.leave(FAREWELL_SECONDS)
         await self._detach()
         self._step(WorkerEvent.DONE)
 

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+NO_GPU = (
+    "--device cuda: NVML finds no GPU; use cpu or auto, and in a pod a runtime class that brings the driver "
+    "(spec.runtimeClassName of the WorkerPool, nvidia for example)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:

@@ -50,6 +50,11 @@ class ClusterConfig:
     prometheus: PrometheusConfig | None = None
     metrics_release: str = ""
 
+    @property
+    def host(self) -> str:
+        """Of ``address``, as sockets take it."""
+        return self.address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ClusterConfig:
         """Raises InvalidSetting, which names the variable."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 from forebay_api import names
 from forebay_api.frozen import thaw
 from forebay_api.pool import Cache, Pool
+from forebay_api.quantities import parse_size
 from forebay_operator.cluster.template import TEMPLATE_ANNOTATION, PodSettings, digest, labels
 from forebay_operator.decide.pool_names import claim_name, node_label, pod_name
 
@@ -17,11 +18,22 @@ CONTAINER = "worker"
 USER = 65532
 METRICS_PORT = 9090
 
+CACHE_SHARE = 0.9
+"""Of a cache's size, for models: a file system takes some itself, and a pod whose emptyDir exceeds its limit is
+evicted."""
+
 DRAIN_MARGIN = 5
 """Seconds of the grace period that are left to a worker for ending itself after the last request."""
 
 AWAY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 """Taints of a node that does not answer. Its pods are kept: they may serve on, and are adopted when it is back."""
+
+NVIDIA = "nvidia.com/"
+"""Resources with which a worker must have CUDA: one that sees no card, for want of a runtime class say, would else
+compute on the processor and be taken for a slow one."""
+
+EFFECTS = ("NoSchedule", "NoExecute")
+"""Of taints that keep pods away; a toleration without an effect is of both."""
 
 METRICS_PROBE: Json = {"httpGet": {"path": "/metrics", "port": "metrics"}}
 """gRPC asks for a client's certificate, which the kubelet has not."""
@@ -49,8 +61,8 @@ def make_pod(pool: Pool, node: str, index: int, settings: PodSettings) -> Json:
         "metadata": {
             "name": pod_name(pool.name, node, index),
             "namespace": settings.namespace,
-            "labels": labels(settings, pool.name, node_label(node)),
-            "annotations": {TEMPLATE_ANNOTATION: template(pool, settings)},
+            "labels": {**pool.spec.pod_labels, **labels(settings, pool.name, node_label(node))},
+            "annotations": {**pool.spec.pod_annotations, TEMPLATE_ANNOTATION: template(pool, settings)},
             "ownerReferences": [owner(pool)],
         },
         "spec": _spec(pool, node, settings),
@@ -59,7 +71,8 @@ def make_pod(pool: Pool, node: str, index: int, settings: PodSettings) -> Json:
 
 def template(pool: Pool, settings: PodSettings) -> str:
     """Hash of what all pods of ``pool`` are to be; one that carries another is replaced."""
-    return digest(_spec(pool, "", settings))
+    metadata = {"labels": dict(pool.spec.pod_labels), "annotations": dict(pool.spec.pod_annotations)}
+    return digest({"metadata": metadata, "spec": _spec(pool, "", settings)})
 
 
 def node_of(body: Mapping[str, Any]) -> str:
@@ -74,10 +87,14 @@ def node_of(body: Mapping[str, Any]) -> str:
 
 
 def tolerations(pool: Pool) -> list[Json]:
-    """The pool's, and those that keep pods on a node that does not answer, unless the pool speaks of that itself."""
+    """The pool's, that of the taint by which clouds keep other pods off nodes with devices, and those that keep pods on
+    a node that does not answer; where the pool speaks of a taint itself, only the pool's."""
     given = [cast("Json", thaw(toleration)) for toleration in pool.spec.tolerations]
-    spoken = {toleration.get("key") for toleration in given if toleration.get("effect") in (None, "", "NoExecute")}
-    return given + [{"key": key, "operator": "Exists", "effect": "NoExecute"} for key in AWAY if key not in spoken]
+    spoken = {(toleration.get("key"), toleration.get("effect") or every) for toleration in given for every in EFFECTS}
+    ours = [(pool.spec.resource_name, "NoSchedule"), *((key, "NoExecute") for key in AWAY)]
+    return given + [
+        {"key": key, "operator": "Exists", "effect": effect} for key, effect in ours if (key, effect) not in spoken
+    ]
 
 
 def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
@@ -86,14 +103,7 @@ def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
         "enableServiceLinks": False,
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": pool.spec.termination_grace_period_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(pool),
         "affinity": _affinity(node),
         "tolerations": tolerations(pool),
         "containers": [_container(pool, settings)],
@@ -102,12 +112,27 @@ def _spec(pool: Pool, node: str, settings: PodSettings) -> Json:
     if settings.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
     for key, value in (
+        ("serviceAccountName", pool.spec.service_account_name),
         ("runtimeClassName", pool.spec.runtime_class_name),
         ("priorityClassName", pool.spec.priority_class_name),
     ):
         if value is not None:
             spec[key] = value
     return spec
+
+
+def _security(pool: Pool) -> Json:
+    """Ours with the pool's over it; some clusters give users and groups out themselves."""
+    ours = {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    given = {name: thaw(value) for name, value in pool.spec.pod_security_context.items()}
+    return {name: value for name, value in {**ours, **given}.items() if value is not None}
 
 
 def _affinity(node: str) -> Json:
@@ -156,8 +181,12 @@ def _env(pool: Pool, settings: PodSettings) -> list[Json]:
         "FOREBAY_DRAIN_SECONDS": str(max(1, grace - DRAIN_MARGIN)),
         "HOME": "/tmp",
     }
+    if pool.spec.resource_name.startswith(NVIDIA):
+        told["FOREBAY_DEVICE"] = "cuda"
     if _shared(pool.spec.cache):
         told["FOREBAY_SOCKETS"] = "/cache/sockets"
+    if size := _cache_size(pool.spec.cache):
+        told["FOREBAY_CACHE_BYTES"] = str(int(parse_size(size) * CACHE_SHARE))
     fields = {
         "FOREBAY_NODE": "spec.nodeName",
         "FOREBAY_NAME": "metadata.name",
@@ -173,6 +202,15 @@ def _env(pool: Pool, settings: PodSettings) -> list[Json]:
 def _shared(cache: Cache | None) -> bool:
     """Whether the workers of a node meet in their cache."""
     return cache is not None and cache.empty_dir is None
+
+
+def _cache_size(cache: Cache | None) -> str | None:
+    """None: nobody said, and the worker looks at the disk."""
+    if cache is None:
+        return None
+    if cache.claim_template is not None:
+        return cache.claim_template.size
+    return cache.empty_dir.size_limit if cache.empty_dir else None
 
 
 def _volumes(pool: Pool, node: str, settings: PodSettings) -> list[Json]:

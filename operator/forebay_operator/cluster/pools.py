@@ -15,7 +15,7 @@ from prometheus_client import Counter
 
 from forebay_api.conditions import Reason
 from forebay_api.pool import InvalidPool, Pool
-from forebay_operator.cluster import health, pool_status, pool_view
+from forebay_operator.cluster import health, pool_gauges, pool_status, pool_view
 from forebay_operator.cluster.api import Api, ApiError, NotFound, Unreachable
 from forebay_operator.cluster.pool_status import Look
 from forebay_operator.cluster.pool_steps import PoolSteps, Tell
@@ -92,6 +92,7 @@ class Pools:
         shown = {name: pool_view.pod_seen(body) for name, body in seen.pods.items()}
         self._mourn(seen, shown, now)
         plan = next_pool_steps(self._snapshot(seen, found, shown, workers, now), now)
+        pool_gauges.show({name: plan.counts.get(name, PoolCount()) for name in found})
         times = [plan.wake_at]
         for name, one in found.items():
             times.append(await self._keep(name, one, plan, now))

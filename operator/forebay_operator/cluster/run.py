@@ -47,7 +47,7 @@ async def run(config: ClusterConfig, *, context: str | None = None, timing: Timi
     Raises CannotListen, CannotLogIn."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(watched(config.identity))
-        stack.enter_context(exposed(config.metrics_port, config.metrics_release))
+        stack.enter_context(exposed(config.metrics_port, config.metrics_release, config.host))
         api = await stack.enter_async_context(Api.connect(context))
         operator = Operator(config, api, timing, context)
         await stack.enter_async_context(health_port(config.health_port, operator.missing))

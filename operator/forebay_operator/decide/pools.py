@@ -6,7 +6,8 @@ many may be down at a time, over the whole pool:
 
     maxUnavailable ≥ told to end + expected and not serving + deleted now
 
-A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. So does one that
+A pod that does nothing anyway goes first and is not spared, and the next waits for what follows it. (One of an old
+template that no node takes holds up nobody, and goes last.) So does one that
 has pipelines and was not ready for as long as handing them over may take. One that is ready and never attached goes
 first too, but is charged: it may serve on out of our reach. One on a node that
 does not answer is neither counted nor touched: it may run on, and is adopted when the node is back. A node that is gone
@@ -238,11 +239,15 @@ def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], worth: Worth)
     answering = [site for site in sites if site.node.ready]
     surplus = [pod for site in answering for pod in _surplus(site, worth)]
     outdated = [pod for site in answering for pod in _outdated(site) if pod not in surplus]
+    displaced = [pod for site in answering for pod in site.live if _displaced(pod, pool)]
     going = {pod: Why.SURPLUS for pod in surplus if pod.name in worth.useless}
-    going |= {pod: Why.OUTDATED for pod in outdated if pod.name in worth.useless}
+    # The displaced last: those of the new template that take their places may wait there as well, and look as if it
+    # were the template's fault.
+    placed = [pod for pod in outdated if pod not in displaced]
+    going |= {pod: Why.OUTDATED for pod in placed or outdated if pod.name in worth.useless}
     live = [pod for site in answering for pod in site.live if pod not in going]
     busy = sum(len(site.leaving) + site.coming for site in answering)
-    lagging = [pod for pod in live if not pod.sick and not worth.serves(pod)]
+    lagging = [pod for pod in live if not (pod.sick or worth.serves(pod) or pod in displaced)]
     # While one may yet attach nobody knows who is the least loaded: until then none that serves goes.
     serving = [] if any(worth.unknown(pod) for pod in live) else [pod for pod in live if worth.serves(pod)]
     stuck = [pod for pod in lagging if not pod.ready and (pod.restarts or pod.trouble)]
@@ -261,6 +266,11 @@ def _delete(draft: _Draft, pool: PoolSeen, sites: Sequence[_Site], worth: Worth)
         down += len(spared)
         going |= dict.fromkeys([*quiet, *spared], why)
     draft.steps += [DeletePod(pool.name, pod.name, pod.uid, why) for pod, why in going.items()]
+
+
+def _displaced(pod: PodSeen, pool: PoolSeen) -> bool:
+    """It found its place taken, and not for the sake of the template that is now coming."""
+    return not pod.bound and pod.trouble is not None and pod.template != pool.template
 
 
 def _surplus(site: _Site, worth: Worth) -> list[PodSeen]:

@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 FREE_SHARE = 0.05
 """Of the disk, left free where no budget is set."""
+POD_FREE_SHARE = 0.2
+"""The same in a pod: below 10 or 15 % the kubelet evicts pods from its node."""
 DAMAGE_SECONDS = 300.0
 """So long is a source that sent wrong bytes not believed again."""
 LOCK_PATIENCE = 60.0
@@ -102,21 +104,23 @@ class Place:
 
 
 class Cache:
-    """``root`` is the folder ``models``; ``budget`` in bytes, None = as much as leaves a twentieth of the disk free."""
+    """``root`` is the folder ``models``; ``budget`` in bytes, None = as much as leaves ``free_share`` of the disk."""
 
-    def __init__(self, root: Path, budget: int | None = None) -> None:
+    def __init__(self, root: Path, budget: int | None = None, free_share: float = FREE_SHARE) -> None:
         self.root = root
         self._budget = budget
+        self._free_share = free_share
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Cache:
-        """By ``FOREBAY_CACHE`` (default ``$XDG_CACHE_HOME/forebay``) and ``FOREBAY_CACHE_BYTES``. Raises
-        CheckpointError."""
+        """By ``FOREBAY_CACHE`` (default ``$XDG_CACHE_HOME/forebay``) and ``FOREBAY_CACHE_BYTES``, else by whether this
+        is a pod. Raises CheckpointError."""
         base = environ.get("FOREBAY_CACHE")
         folder = Path(base) if base else Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forebay"
         wanted = environ.get("FOREBAY_CACHE_BYTES")
+        free_share = POD_FREE_SHARE if environ.get("FOREBAY_POD_UID") else FREE_SHARE
         try:
-            return cls(folder / "models", parse_size(wanted) if wanted else None)
+            return cls(folder / "models", parse_size(wanted) if wanted else None, free_share)
         except ValueError as error:
             raise CheckpointError(CACHE_FULL, f"FOREBAY_CACHE_BYTES: {error}") from None
 
@@ -175,7 +179,7 @@ class Cache:
         """Bytes that may still be written."""
         stat = os.statvfs(self.root)
         if self._budget is None:
-            return int(stat.f_bavail * stat.f_frsize - FREE_SHARE * stat.f_blocks * stat.f_frsize)
+            return int(stat.f_bavail * stat.f_frsize - self._free_share * stat.f_blocks * stat.f_frsize)
         return min(self._budget - sum(map(_allocated, self._places())), stat.f_bavail * stat.f_frsize)
 
     def _evict(self, place: Place) -> int:
