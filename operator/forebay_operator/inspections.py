@@ -15,7 +15,7 @@ from forebay_operator import wire
 from forebay_operator.casualties import MOST, Casualties
 from forebay_operator.credentials import Refused, Token
 from forebay_operator.subject import Subject
-from forebay_wire.v1 import fleet_pb2
+from forebay_wire.v1 import fleet_pb2, model_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -267,7 +267,7 @@ class Inspections:
         elif backbone == answer.model.backbone:
             self._answer(subject, _condemnation(message, now))
         else:
-            self._answer(subject, wire.model(answer.model))
+            self._answer(subject, _model(answer.model, now))
         if _gist(self._answers[subject]) != before:
             log.info("inspected", uri=subject.uri, backbone=answer.model.backbone, reason=answer.reason)
 
@@ -288,6 +288,13 @@ def _gist(answer: Model | Failure | None) -> str:
 
 def _condemnation(message: str, now: float) -> Failure:
     return Failure(Reason.MODEL_LOAD_FAILED.value, message, now)
+
+
+def _model(message: model_pb2.Model, now: float) -> Model | Failure:
+    try:
+        return wire.model(message)
+    except ValueError as error:
+        return Failure(Reason.UNSUPPORTED_ARCHITECTURE.value, str(error), now)
 
 
 def _deadly(now: float) -> Failure:

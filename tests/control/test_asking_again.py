@@ -21,6 +21,7 @@ from forebay_operator.inspections import DEADLY_RETRY, FIRST_REST, PATIENCE, REM
 from forebay_operator.sent import Sent
 from forebay_operator.snapshot import Epochs
 from forebay_operator.subject import Subject
+from forebay_operator.wire import MOST_UNITS
 from forebay_wire.v1 import fleet_pb2, model_pb2
 
 INCARNATIONS = {"small-0": "small-0-1", "big-0": "big-0-1"}
@@ -287,3 +288,22 @@ def test_those_who_were_asked_together_with_what_ends_workers_are_asked_again_by
             inspections.hear(fleet_pb2.Inspection(id=question.id, model=model_pb2.Model(backbone=subject.uri)))
     assert isinstance(inspections.found(deadly), Failure)
     assert all(isinstance(inspections.found(subject), Model) for subject in innocent)
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ([model_pb2.Unit(kind="layer")] * (MOST_UNITS + 1), "expected at most 520"),
+        ([model_pb2.Unit(kind="gate")], "'gate' is not a valid UnitKind"),
+    ],
+)
+def test_a_model_that_cannot_be_planned_is_its_function_s_failure_alone(units: list[model_pb2.Unit], said: str) -> None:
+    desk = Shift(uri="file:///m")
+    desk.turn(0.0)
+    desk.said(1.0, model=model_pb2.Model(backbone="b", units=units))
+    found = desk.inspections.found(desk.subject)
+    assert isinstance(found, Failure)
+    assert found.reason == "UnsupportedArchitecture"
+    assert said in found.message
+    desk.turn(2.0)
+    assert desk.asked == ["big-0"]
