@@ -31,8 +31,7 @@ RETRY = 30.0
 DOUBT = 2.0
 """Seconds after which it is, where loading it went wrong."""
 
-REMOTE_RETRY = 600.0
-REMOTE_DOUBT = 10.0
+REMOTE_RETRY, REMOTE_DOUBT = 600.0, 10.0
 """The same of a model on the net, where looking costs others something."""
 
 DEADLY_RETRY = 300.0
@@ -45,7 +44,6 @@ PASSES = Reason.SOURCE_UNAVAILABLE.value
 """A reason that is no fault of the function's: what was known stays, and nothing is terminal."""
 
 INSPECTIONS = Counter("forebay_inspections_total", "Answers to inspections, by reason (empty: fine).", ["reason"])
-
 
 NO_TOKEN = Token()
 NOBODY: Mapping[str, float] = {}
@@ -221,9 +219,7 @@ class Inspections:
         times += [at + REMOTE_RETRY for subject, at in self._heard.items() if subject.remote]
         times += [at + DEADLY_RETRY for subject, at in self._heard.items() if self._casualties.deadly(subject)]
         times += [rest.until for rest in self._rests.values()]
-        if self._unseen:
-            return now
-        return min((at for at in times if at > now), default=None)
+        return now if self._unseen else min((at for at in times if at > now), default=None)
 
     def forget_failure(self, subject: Subject) -> None:
         """Somebody corrected something: ask anew."""
