@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from forebay_api import local
 
 class NothingRuns(Exception):
     """No live process has left its file in the state folder."""
+
+
+class Untrusted(NothingRuns):
+    """Others can put files into the state folder, or have made it: in /tmp anybody may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,25 @@ class State:
     @classmethod
     def find(cls, given: Path | None) -> State:
         return cls((given or Path(local.default_state(os.environ, os.getuid()))).absolute())
+
+    def make(self) -> None:
+        """So that nobody else has anything to say there. Raises Untrusted and OSError."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check()
+
+    def check(self) -> None:
+        """Raises Untrusted, and OSError where there is no such folder."""
+        found = self.folder.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            wrong, right = "is a symbolic link", "name what it points to"
+        elif found.st_uid != os.getuid():
+            wrong, right = f"belongs to user {found.st_uid}, not to {os.getuid()}", "name one of your own"
+        elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            mode = stat.S_IMODE(found.st_mode)
+            wrong, right = f"can be written by others (mode {mode:o})", "chmod go-w it, or name another one"
+        else:
+            return
+        raise Untrusted(f"the state folder {self.folder} {wrong}: {right} with --state or FOREBAY_STATE")
 
     def operator(self) -> str:
         """gRPC target of the operator. Raises NothingRuns."""
@@ -42,6 +66,7 @@ class State:
     def _live(self, name: str) -> dict[str, object]:
         path = self.folder / name
         try:
+            self.check()
             found: dict[str, object] = json.loads(path.read_text())
             os.kill(int(str(found["pid"])), 0)
         except (OSError, ValueError, KeyError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from forebay_api import local
-from forebay_cli.state import State
+from forebay_cli.state import State, Untrusted
 from forebay_cli.workers import DeviceFlags, Zygote
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.server import serve as serve_gateway
@@ -66,7 +66,7 @@ async def up(config: UpConfig, announce: Callable[[str], None], warn: Callable[[
     """
     files = check(config)
     folder = config.state.folder
-    log_to(_prepared(folder))
+    log_to(_prepared(config.state))
     operator = f"unix:{folder / local.OPERATOR_SOCKET}"
     zygote = Zygote(config.workers, operator, folder, config.flags, folder / local.LOGS / "workers.log")
     stop = asyncio.Event()
@@ -91,12 +91,16 @@ async def up(config: UpConfig, announce: Callable[[str], None], warn: Callable[[
         await _until(stop, *parts, gateway)
 
 
-def _prepared(folder: Path) -> TextIO:
+def _prepared(state: State) -> TextIO:
     """Make the state folder; where logs go in it. Raises CannotStart."""
+    folder = state.folder
     try:
-        (folder / local.LOGS).mkdir(parents=True, exist_ok=True)
+        state.make()
+        (folder / local.LOGS).mkdir(exist_ok=True)
         (folder / "sockets").mkdir(exist_ok=True)
         return (folder / local.LOGS / "up.log").open("a")
+    except Untrusted as error:
+        raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(
             f"the state folder {folder} cannot be written ({error.strerror}): name another one with --state"

@@ -19,6 +19,7 @@ from forebay_gateway.ask import Ask, Kind
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.delivery import Collected, Streamed, error_response, json_response
 from forebay_gateway.generation import Call
+from forebay_gateway.ledger import Held, Ledger
 from forebay_gateway.openai import request as openai_request
 from forebay_gateway.openai.answer import Answer
 from forebay_gateway.page import Page
@@ -70,7 +71,7 @@ class App:
         self._room = room
         self._relay = relay
         self._page = page
-        self._ledger = body.Ledger(config.limits.held_bytes)
+        self._ledger = Ledger(config.limits.held_bytes)
         self._metrics_shown = shown(config.metrics_release)
 
     def application(self) -> web.Application:
@@ -94,18 +95,21 @@ class App:
             assert task is not None
             self.active.add(task)
             task.add_done_callback(self.active.discard)
-            with self._ledger.open() as held:
-                found = await body.read(request, held, self._config.limits)
-                return await self._answer(request, openai_request.parse(kind, found))
+            address = self._address(request)
+            with self._ledger.open(address if address in self._roster.functions else None) as held:
+                # The body has no name here: it is gone once it is parsed.
+                ask = openai_request.parse(kind, await body.read(request, held, self._config.limits))
+                return await self._answer(request, ask, held)
 
         return handle
 
-    async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, ask: Ask, held: Held) -> web.StreamResponse:
         route = await self._find(request, ask.model)
         request[FUNCTION] = str(route.key)
         if error := refusal(route.key, route):
             raise error
         locate.check_length(ask, route)
+        held.become(ask.nbytes, route.key)
         cold = self._room.is_cold(route)
         answer = Answer(ask, request[REQUEST_ID], ask.model or route.model_name, int(time.time()))
         headers = _headers(request, ask, cold=cold)
@@ -113,7 +117,7 @@ class App:
         sink: Streamed | Collected = (
             Streamed(request, answer, headers, wants_progress=wants_progress)
             if ask.stream
-            else Collected(answer, headers)
+            else Collected(answer, headers, held, self._config.limits.answer_bytes)
         )
         call = Call(ask, route, request[REQUEST_ID], sink, cold)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,6 +31,9 @@ class TokenIds:
 
 
 Prompt = Text | Messages | TokenIds
+
+ID_BYTES = 36
+"""What a token id takes in a tuple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,19 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     ignored: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """What its prompts take in memory, roughly."""
+        return sum(map(_nbytes, self.prompts))
+
+
+def _nbytes(prompt: Prompt) -> int:
+    match prompt:
+        case Text(text) | Messages(text):
+            return sys.getsizeof(text)
+        case _:
+            return ID_BYTES * len(prompt.ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,51 +1,15 @@
-"""Reading a request's body within bounds: its own size and time, and what all bodies together may hold."""
+"""Reading a request's body within bounds: its own size, decoded, and time, and what is held together."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from forebay_gateway import errors
 from forebay_gateway.config import Limits
-
-
-class Ledger:
-    """Bytes that requests make the gateway hold, while they are read, wait and are served."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def open(self) -> Held:
-        return Held(self)
-
-
-class Held:
-    """One request's entry in the ledger. A context manager."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.bytes = 0
-        self._ledger = ledger
-
-    def __enter__(self) -> Held:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ledger.used -= self.bytes
-
-    def add(self, nbytes: int) -> None:
-        """Raises QueueFull."""
-        if self._ledger.used + nbytes > self._ledger.limit:
-            raise errors.QueueFull(
-                f"requests hold {self._ledger.used} bytes here, and {self._ledger.limit} is the limit", retry_after=1
-            )
-        self._ledger.used += nbytes
-        self.bytes += nbytes
+from forebay_gateway.ledger import Held
 
 
 def too_large(limit: int) -> errors.BodyTooLarge:

@@ -23,13 +23,14 @@ class InvalidSetting(Exception):
 class Limits:
     """What callers may make the gateway hold.
 
-    ``body_bytes``: one request's body. ``body_seconds``: how long it may take to arrive. ``held_bytes``: bodies of all
-    requests that are being read, held or served; budgets per function come with its route.
+    ``body_bytes``: one request's body. ``body_seconds``: how long it may take to arrive. ``answer_bytes``: one answer
+    that is not streamed. ``held_bytes``: both of all requests; budgets per function come with its route.
     ``table_seconds``: how long a request waits for the first table of functions after the gateway began.
     """
 
     body_bytes: int = 16 << 20
     body_seconds: float = 30.0
+    answer_bytes: int = 64 << 20
     held_bytes: int = 512 << 20
     table_seconds: float = 5.0
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from forebay_gateway import errors, sse
 from forebay_gateway.ask import Accepted, Token
+from forebay_gateway.ledger import Held
 from forebay_gateway.openai.answer import Answer
 from forebay_gateway.roster import Progress
 
@@ -65,13 +66,16 @@ class Streamed:
 
 
 class Collected:
-    """One JSON body, when all is there."""
+    """One JSON body, when all is there. Until then it is ``held``, and may have ``limit`` bytes."""
 
     wants_progress = False
 
-    def __init__(self, answer: Answer, headers: Mapping[str, str]) -> None:
+    def __init__(self, answer: Answer, headers: Mapping[str, str], held: Held, limit: int) -> None:
         self._answer = answer
         self._headers = headers
+        self._held = held
+        self._limit = limit
+        self._bytes = 0
 
     async def progress(self, progress: Progress) -> None:
         """Nothing can be shown before the end."""
@@ -80,7 +84,15 @@ class Collected:
         self._answer.accepted(prompt, accepted)
 
     async def token(self, prompt: int, token: Token) -> None:
-        self._answer.collect(prompt, token)
+        """Raises AnswerTooLarge and QueueFull."""
+        nbytes = self._answer.collect(prompt, token)
+        self._bytes += nbytes
+        if self._bytes > self._limit:
+            raise errors.AnswerTooLarge(
+                f"the answer takes more than {self._limit} bytes at once: ask with stream: true, "
+                "or for lower n, max_tokens or top_logprobs"
+            )
+        self._held.add(nbytes)
 
     async def closed(self, prompt: int, token: Token) -> None:
         self._answer.close(prompt, token)

@@ -4,6 +4,7 @@
     ├── CallerError               the caller's fault: the same request fails again
     │   ├── InvalidRequest        400  invalid JSON, a wrong type, a value out of range, a parameter not supported
     │   ├── ContextTooLong        400  context_length_exceeded
+    │   ├── AnswerTooLarge        400  answer_too_large
     │   ├── ModelNotFound         404  model_not_found
     │   ├── PathNotFound          404  not_found
     │   ├── MethodNotAllowed      405  method_not_allowed
@@ -53,6 +54,9 @@ class InvalidRequest(CallerError): ...
 
 
 class ContextTooLong(CallerError): ...
+
+
+class AnswerTooLarge(CallerError): ...
 
 
 class ModelNotFound(CallerError): ...
@@ -113,6 +117,7 @@ class Status(NamedTuple):
 STATUS: Mapping[type[GatewayError], Status] = {
     InvalidRequest: Status(400, "invalid_request_error", None),
     ContextTooLong: Status(400, "invalid_request_error", "context_length_exceeded"),
+    AnswerTooLarge: Status(400, "invalid_request_error", "answer_too_large"),
     ModelNotFound: Status(404, "invalid_request_error", "model_not_found"),
     PathNotFound: Status(404, "invalid_request_error", "not_found"),
     MethodNotAllowed: Status(405, "invalid_request_error", "method_not_allowed"),

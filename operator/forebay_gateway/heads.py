@@ -48,7 +48,8 @@ class Fault(StrEnum):
     DRAINING = "pipeline_draining"
     FULL = "head_full"
     GONE = "pipeline_gone"
-    LOST = "head_lost"  # the connection broke, or there was none
+    AWAY = "head_unreachable"  # it has heard nothing of the request
+    LOST = "head_lost"  # the connection broke
     SILENT = "silent"
     SLOW = "slow_consumer"  # our caller reads so slowly that the head gave up
     BROKEN = "broken"  # it failed in a way that it may fail again
@@ -71,6 +72,10 @@ FAULTS: Mapping[tuple[grpc.StatusCode, str], Fault] = {
     (grpc.StatusCode.UNAVAILABLE, ""): Fault.LOST,
     (grpc.StatusCode.CANCELLED, ""): Fault.LOST,
 }
+
+UNCONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+"""How gRPC's words begin where there was no connection. There is no other sign of it: the code is that of one that
+broke."""
 
 CALLERS_FAULT: Mapping[tuple[grpc.StatusCode, str], type[errors.CallerError]] = {
     (grpc.StatusCode.INVALID_ARGUMENT, "context_length_exceeded"): errors.ContextTooLong,
@@ -117,7 +122,7 @@ class Heads:
             refusal.param = _param(refusal.message, request)
             raise
         except HeadFailed as failure:
-            if failure.fault in (Fault.LOST, Fault.SILENT) and self._lines.get(target) is line:
+            if failure.fault in (Fault.AWAY, Fault.LOST, Fault.SILENT) and self._lines.get(target) is line:
                 del self._lines[target]
             raise
         finally:
@@ -141,7 +146,7 @@ class Heads:
         try:
             return Line(open_channel(target, OPTIONS, identity=self._identity, role=Role.WORKER))
         except InvalidIdentity as error:
-            raise HeadFailed(Fault.LOST, str(error)) from error
+            raise HeadFailed(Fault.AWAY, str(error)) from error
 
 
 def address(pipeline: Pipeline) -> str:
@@ -208,7 +213,8 @@ def _failure(error: grpc.aio.AioRpcError) -> HeadFailed | errors.CallerError:
     details = error.details() or error.code().name
     if refusal := CALLERS_FAULT.get((error.code(), found)):
         return refusal(details)
-    return HeadFailed(FAULTS.get((error.code(), found), Fault.BROKEN), details)
+    fault = FAULTS.get((error.code(), found), Fault.BROKEN)
+    return HeadFailed(Fault.AWAY if fault is Fault.LOST and details.startswith(UNCONNECTED) else fault, details)
 
 
 def _param(message: str, request: engine_pb2.GenerateRequest) -> str | None:

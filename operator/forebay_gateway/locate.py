@@ -30,6 +30,8 @@ def find(roster: Roster, address: FunctionKey | None, model: str | None) -> Rout
             raise errors.InvalidRequest("model: expected the name of a function, got none", param="model")
         if route := roster.by_model(model):
             return route
+        if several := " or ".join(str(route.key) for route in roster.contenders(model)):
+            raise errors.ModelNotFound(f"model: {model!r} may be any of several: expected {several}", param="model")
         raise errors.ModelNotFound(f"the model {model!r} does not exist", param="model")
     route = roster.functions.get(address)
     if route is None:
@@ -63,7 +65,7 @@ def check_length(ask: Ask, route: Route) -> None:
 
 
 def listed(roster: Roster, address: FunctionKey | None) -> list[dict[str, object]]:
-    """Models as ``/v1/models`` shows them; one that lost its name to an older function goes by ``namespace/name``."""
+    """Models as ``/v1/models`` shows them; one whose name others have goes by ``namespace/name``."""
     routes = [route for route in roster.functions.values() if address in (None, route.key)]
     return [described(roster, route) for route in routes]
 

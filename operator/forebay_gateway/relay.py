@@ -53,7 +53,7 @@ MAX_BROKEN = 3
 may be what breaks it."""
 
 MAX_LOST = 8
-"""The same for heads that were lost after they had taken it: more often, since heads also die by themselves."""
+"""The same for heads that died of it, or pipelines that broke: more often, since both also happen by themselves."""
 
 
 class Relay:
@@ -223,8 +223,8 @@ class Relay:
         )
         if failure.fault is Fault.BROKEN:
             generation.broken += 1
-        elif failure.fault in (Fault.LOST, Fault.SILENT) and generation.taken:
-            generation.lost += 1
+        elif failure.fault in (Fault.LOST, Fault.SILENT) or (failure.fault is Fault.GONE and generation.taken):
+            generation.lost += 1  # one that was gone before it took the request is no doing of the request
         if generation.broken >= MAX_BROKEN or generation.lost >= MAX_LOST:
             failures = max(generation.broken, generation.lost)
             raise errors.Broken(f"{failures} heads failed on this request, the last with: {failure}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -59,6 +58,7 @@ class Roster:
     def __init__(self) -> None:
         self.functions: Mapping[FunctionKey, Route] = {}
         self._by_model: Mapping[str, Route] = {}
+        self._contested: Mapping[str, tuple[Route, ...]] = {}
         self._pipelines: Mapping[str, tuple[Pipeline, ...]] = {}
         self.epochs: frozenset[Epoch] = frozenset()
         self._listeners: list[Callable[[], None]] = []
@@ -87,9 +87,14 @@ class Roster:
         await asyncio.shield(self._next)
 
     def by_model(self, model: str) -> Route | None:
-        """The function that goes by ``namespace/name``, by this served name (the one created first), or by a name that
-        no other namespace has."""
+        """The function that goes by ``namespace/name``; or by this served name, or else this name, where functions of
+        no other namespace do: who may make functions in one namespace gets no requests for those of another. Of one
+        namespace it is the one created first."""
         return self._by_model.get(model)
+
+    def contenders(self, model: str) -> tuple[Route, ...]:
+        """The functions of several namespaces that go by this name, so that none is meant by it."""
+        return self._contested.get(model, ())
 
     def pipelines(self, backbone: str) -> tuple[Pipeline, ...]:
         return self._pipelines.get(backbone, ())
@@ -101,14 +106,7 @@ class Roster:
     def apply(self, table: demand_pb2.RouteTable) -> None:
         routes = sorted(map(_route, table.functions), key=lambda route: (route.created, route.key))
         self.functions = {route.key: route for route in routes}
-        by_model = {str(route.key): route for route in routes}
-        for route in routes:
-            by_model.setdefault(route.model_name, route)
-        names = Counter(route.key.name for route in routes)
-        for route in routes:
-            if names[route.key.name] == 1:
-                by_model.setdefault(route.key.name, route)
-        self._by_model = by_model
+        self._name(routes)
         pipelines: dict[str, tuple[Pipeline, ...]] = {}
         for pipeline in map(_pipeline, table.pipelines):
             pipelines[pipeline.backbone] = (*pipelines.get(pipeline.backbone, ()), pipeline)
@@ -120,6 +118,21 @@ class Roster:
         if self._next is not None:
             self._next.set_result(None)
             self._next = None
+
+    def _name(self, routes: Iterable[Route]) -> None:
+        """``routes``: those created first come first."""
+        claims: dict[str, list[Route]] = {}
+        for served in (True, False):
+            for route in routes:
+                claims.setdefault(route.model_name if served else route.key.name, []).append(route)
+        contested = {
+            name: tuple(dict.fromkeys(claiming))
+            for name, claiming in claims.items()
+            if len({route.key.namespace for route in claiming}) > 1
+        }
+        bare = {name: claiming[0] for name, claiming in claims.items() if name not in contested}
+        self._by_model = bare | {str(route.key): route for route in routes}
+        self._contested = contested
 
     async def follow(self, uplink: Uplink, gateway: str) -> None:
         """Apply what the operator pushes, until cancelled."""

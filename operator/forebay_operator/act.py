@@ -21,10 +21,10 @@ from forebay_operator.inspections import (
     RETRY,
     Failure,
     Inspections,
-    Subject,
 )
 from forebay_operator.sent import Sent
 from forebay_operator.snapshot import Epochs
+from forebay_operator.subject import Subject
 from forebay_wire.v1 import fleet_pb2, model_pb2
 
 log = structlog.get_logger(__name__)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import structlog
 from prometheus_client import Counter
 
 from forebay_api.conditions import Reason
-from forebay_api.function import Function
 from forebay_api.model import Model
 from forebay_operator import wire
-from forebay_operator.credentials import Refused, SecretKey, Token
-from forebay_wire.v1 import fleet_pb2
+from forebay_operator.casualties import MOST, Casualties
+from forebay_operator.credentials import Refused, Token
+from forebay_operator.subject import Subject
+from forebay_wire.v1 import fleet_pb2, model_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +31,11 @@ RETRY = 30.0
 DOUBT = 2.0
 """Seconds after which it is, where loading it went wrong."""
 
-REMOTE_RETRY = 600.0
-REMOTE_DOUBT = 10.0
+REMOTE_RETRY, REMOTE_DOUBT = 600.0, 10.0
 """The same of a model on the net, where looking costs others something."""
+
+DEADLY_RETRY = 300.0
+"""The same of a model that ended the workers that looked at it."""
 
 FIRST_REST, LONGEST_REST = 2.0, 60.0
 """Seconds until a source that could not be reached is asked again, doubling."""
@@ -43,28 +45,8 @@ PASSES = Reason.SOURCE_UNAVAILABLE.value
 
 INSPECTIONS = Counter("forebay_inspections_total", "Answers to inspections, by reason (empty: fine).", ["reason"])
 
-
 NO_TOKEN = Token()
 NOBODY: Mapping[str, float] = {}
-
-
-class Subject(NamedTuple):
-    """What is asked: with other credentials the answer may be another. ``digest``: that the files must make."""
-
-    uri: str
-    dtype: str
-    revision: str = ""
-    digest: str = ""
-    secret: SecretKey | None = None
-
-    @classmethod
-    def of(cls, function: Function) -> Subject:
-        model = function.spec.model
-        return cls(model.uri, model.dtype, model.revision or "", model.digest or "", SecretKey.of(function))
-
-    @property
-    def remote(self) -> bool:
-        return not self.uri.startswith("file://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +85,7 @@ class Inspections:
         self._resting: set[Subject] = set()
         self._unseen = False
         self._vain: dict[Subject, Mapping[str, float]] = {}
+        self._casualties = Casualties()
         self._questions: dict[Subject, _Question] = {}
         self._answers: dict[Subject, Model | Failure] = {}
         self._of_uri: dict[str, dict[Subject, None]] = {}
@@ -141,9 +124,10 @@ class Inspections:
     def ask(
         self, subject: Subject, worker: str, incarnation: str, now: float, token: Token = NO_TOKEN
     ) -> fleet_pb2.Inspect | None:
-        """The question to send to ``worker``; None when one is under way, or so many others that it must wait."""
-        asked = sum(question.worker == worker for question in self._questions.values())
-        if asked >= AT_ONCE or self.under_way(subject):
+        """The question to send to ``worker``; None when one is under way, or others that it must wait for."""
+        others = [other for other, question in self._questions.items() if question.worker == worker]
+        crowded = len(others) >= AT_ONCE or not self._casualties.may_join(subject, others)
+        if crowded or self.under_way(subject):
             return None
         question = _Question(uuid.uuid4().hex, worker, incarnation, now, token)
         self._questions[subject] = question
@@ -191,18 +175,36 @@ class Inspections:
         self._fresh.clear()
         self._unseen = False
         self._resting = {subject for subject, rest in self._rests.items() if rest.until > now}
+        self._bury(incarnations, now)
         for subject, question in list(self._questions.items()):
-            lost = incarnations.get(question.worker) != question.incarnation
-            if lost or question.at + PATIENCE <= now:
+            if question.at + PATIENCE <= now:
                 del self._questions[subject]
-                self._note(subject, question.worker, now, vain=not lost)
+                self._note(subject, question.worker, now, vain=True)
+
+    def _bury(self, incarnations: Mapping[str, str], now: float) -> None:
+        """Questions whose worker is gone, or began anew."""
+        lost: dict[str, list[Subject]] = {}
+        for subject, question in self._questions.items():
+            if incarnations.get(question.worker) != question.incarnation:
+                lost.setdefault(question.worker, []).append(subject)
+        for worker, subjects in lost.items():
+            self._casualties.ended(subjects)
+            for subject in subjects:
+                del self._questions[subject]
+                self._note(subject, worker, now, vain=True)
+                if self._casualties.deadly(subject):
+                    self._heard[subject] = now
+                    self._answer(subject, _deadly(now))
+                    log.error("inspected", uri=subject.uri, backbone="", reason=Reason.INVALID_CHECKPOINT.value)
 
     def due(self, doubted: Mapping[Subject, float], now: float) -> list[Subject]:
         """Those to be asked again, of subjects and the age in seconds at which their answer is too old."""
         return [
             subject
             for subject, age in doubted.items()
-            if subject in self._heard and self._heard[subject] + age <= now and not self.under_way(subject)
+            if subject in self._heard
+            and self._heard[subject] + (DEADLY_RETRY if self._casualties.deadly(subject) else age) <= now
+            and not self.under_way(subject)
         ]
 
     def failed_with_others(self, subject: Subject, found: Token | Refused | None) -> bool:
@@ -215,10 +217,9 @@ class Inspections:
         times = [question.at + PATIENCE for question in self._questions.values()]
         times += [at + RETRY for at in self._heard.values()]
         times += [at + REMOTE_RETRY for subject, at in self._heard.items() if subject.remote]
+        times += [at + DEADLY_RETRY for subject, at in self._heard.items() if self._casualties.deadly(subject)]
         times += [rest.until for rest in self._rests.values()]
-        if self._unseen:
-            return now
-        return min((at for at in times if at > now), default=None)
+        return now if self._unseen else min((at for at in times if at > now), default=None)
 
     def forget_failure(self, subject: Subject) -> None:
         """Somebody corrected something: ask anew."""
@@ -226,12 +227,13 @@ class Inspections:
             del self._answers[subject]
         self._rests.pop(subject, None)
         self._vain.pop(subject, None)
+        self._casualties.acquit(subject)
         self._resting.discard(subject)
 
     def keep(self, wanted: Collection[Subject]) -> None:
         """Forget all others."""
         kept = (self._answers, self._tried, self._questions, self._heard, self._condemned, self._rests, self._vain)
-        for memory in kept:
+        for memory in (*kept, self._casualties.of):
             for subject in [subject for subject in memory if subject not in wanted]:
                 del memory[subject]
         self._of_uri.clear()
@@ -239,7 +241,7 @@ class Inspections:
             self._answer(subject, answer)
 
     def _note(self, subject: Subject, worker: str, now: float, *, vain: bool) -> None:
-        """Who could not answer is passed over while there are others; one that began anew has not been asked yet."""
+        """Who could not answer, or ended over it, is passed over while there are others."""
         others = {name: at for name, at in self._vain.get(subject, NOBODY).items() if name != worker}
         if vain or others:
             self._vain[subject] = {**others, worker: now} if vain else others
@@ -249,6 +251,7 @@ class Inspections:
     def _file(self, subject: Subject, answer: fleet_pb2.Inspection, now: float) -> None:
         before = _gist(self._answers.get(subject))
         self._heard[subject] = now
+        self._casualties.acquit(subject)
         INSPECTIONS.labels(answer.reason).inc()
         if answer.reason == PASSES:
             self._rest(subject, answer.message, now)
@@ -260,7 +263,7 @@ class Inspections:
         elif backbone == answer.model.backbone:
             self._answer(subject, _condemnation(message, now))
         else:
-            self._answer(subject, wire.model(answer.model))
+            self._answer(subject, _model(answer.model, now))
         if _gist(self._answers[subject]) != before:
             log.info("inspected", uri=subject.uri, backbone=answer.model.backbone, reason=answer.reason)
 
@@ -281,3 +284,15 @@ def _gist(answer: Model | Failure | None) -> str:
 
 def _condemnation(message: str, now: float) -> Failure:
     return Failure(Reason.MODEL_LOAD_FAILED.value, message, now)
+
+
+def _model(message: model_pb2.Model, now: float) -> Model | Failure:
+    try:
+        return wire.model(message)
+    except ValueError as error:
+        return Failure(Reason.UNSUPPORTED_ARCHITECTURE.value, str(error), now)
+
+
+def _deadly(now: float) -> Failure:
+    message = f"{MOST} workers ended while they looked at the model; spec.model.uri should name one that they can read"
+    return Failure(Reason.INVALID_CHECKPOINT.value, message, now)

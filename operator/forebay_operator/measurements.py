@@ -36,6 +36,7 @@ LEAST_WINDOW = 60.0
 
 NOT_ASKED = Trouble(Reason.NOT_YET_KNOWN, "Prometheus has not been asked yet")
 LATE = Trouble(Reason.PROMETHEUS_TIMEOUT, "there was no time left to ask Prometheus: its answers take too long")
+FAILED = Trouble(Reason.PROMETHEUS_UNREACHABLE, "what Prometheus answers cannot be used; the operator's log says why")
 
 QUERIES = Counter("forebay_prometheus_queries_total", "Queries to Prometheus by what came of them.", ["outcome"])
 SECONDS = Histogram(
@@ -145,6 +146,9 @@ class Measurements:
                 trouble = await asked.ask(prometheus, longest)
         except Troubled as error:
             trouble = error.trouble
+        except Exception:  # the border of a query: functions bring their own, and the others are asked all the same
+            log.exception("a query failed", query=name[:200] or "default")
+            trouble = FAILED
         except asyncio.CancelledError:
             asked.history.trouble = LATE
             raise

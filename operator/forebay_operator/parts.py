@@ -16,12 +16,13 @@ from forebay_operator.doors import Doors
 from forebay_operator.estate import Estate
 from forebay_operator.fleet import Fleet
 from forebay_operator.functions import Functions, Known, LoadedFunctions
-from forebay_operator.inspections import Inspections, Subject
+from forebay_operator.inspections import Inspections
 from forebay_operator.routes import Routes
 from forebay_operator.sent import Sent
 from forebay_operator.settling import Settling
 from forebay_operator.snapshot import Measurements, Observer
 from forebay_operator.status import Statuses, Urls
+from forebay_operator.subject import Subject
 from forebay_operator.term import Term
 from forebay_operator.timeline import Timeline
 from forebay_operator.together import together

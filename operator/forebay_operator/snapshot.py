@@ -20,8 +20,9 @@ from forebay_operator.demand import Demand
 from forebay_operator.estate import Estate
 from forebay_operator.fleet import Attached, Fleet
 from forebay_operator.functions import Functions, Known
-from forebay_operator.inspections import Failure, Inspections, Subject
+from forebay_operator.inspections import Failure, Inspections
 from forebay_operator.rolling import Rolling
+from forebay_operator.subject import Subject
 from forebay_wire.v1 import fleet_pb2
 
 NOT_A_NUMBER = "NotANumber: two workers computed answers that are no numbers; the weights seem to be damaged"

@@ -5,6 +5,10 @@ from __future__ import annotations
 from forebay_api.model import Epoch, Model, Stage, Unit, UnitKind
 from forebay_wire.v1 import fleet_pb2, model_pb2
 
+MOST_UNITS = 520
+"""Of a model: where to cut it is searched over all pairs of units, in a pass that everybody waits for. The largest
+models have a fourth of that."""
+
 
 def seconds(unix_us: int) -> float | None:
     """Unix seconds of a time on the wire; None for one that has not come yet."""
@@ -24,7 +28,9 @@ def stages(pipeline: fleet_pb2.PipelineState) -> tuple[Stage, ...]:
 
 
 def model(message: model_pb2.Model) -> Model:
-    """Raises ValueError for a kind of unit that we do not know."""
+    """Raises ValueError, with a text for people, for a kind of unit that we do not know and for too many of them."""
+    if (count := len(message.units)) > MOST_UNITS:
+        raise ValueError(f"the model has {message.layers} layers in {count} units: expected at most {MOST_UNITS}")
     return Model(
         backbone=message.backbone,
         uri=message.uri,

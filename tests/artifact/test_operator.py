@@ -9,7 +9,8 @@ import pytest
 from forebay_api.function import Function
 from forebay_operator.act import Actor
 from forebay_operator.credentials import FromEnvironment, Refused, SecretKey, Token
-from forebay_operator.inspections import FIRST_REST, LONGEST_REST, RETRY, Inspections, Subject
+from forebay_operator.inspections import FIRST_REST, LONGEST_REST, RETRY, Inspections
+from forebay_operator.subject import Subject
 from forebay_wire.v1 import fleet_pb2, model_pb2
 
 HERE = {"w0": "w0-1"}

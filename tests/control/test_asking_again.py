@@ -12,13 +12,16 @@ from deciding.values import snapshot, worker
 from forebay_api.function import Function
 from forebay_api.model import Model
 from forebay_operator.act import Actor
+from forebay_operator.casualties import MOST
 from forebay_operator.credentials import Refused, SecretKey, Token
 from forebay_operator.decide.plan import next_steps
 from forebay_operator.decide.seen import FunctionSeen, Snapshot
 from forebay_operator.decide.steps import Inspect
-from forebay_operator.inspections import FIRST_REST, PATIENCE, REMOTE_RETRY, RETRY, Failure, Inspections, Subject
+from forebay_operator.inspections import DEADLY_RETRY, FIRST_REST, PATIENCE, REMOTE_RETRY, RETRY, Failure, Inspections
 from forebay_operator.sent import Sent
 from forebay_operator.snapshot import Epochs
+from forebay_operator.subject import Subject
+from forebay_operator.wire import MOST_UNITS
 from forebay_wire.v1 import fleet_pb2, model_pb2
 
 INCARNATIONS = {"small-0": "small-0-1", "big-0": "big-0-1"}
@@ -226,13 +229,81 @@ def test_a_broken_node_does_not_make_a_function_fail_for_good() -> None:
     assert desk.asked == ["big-0", "big-1", "big-1"], "or it would fail again and again"
 
 
-def test_one_that_begins_anew_was_not_asked_yet() -> None:
+def test_one_that_ended_over_it_is_followed_by_another() -> None:
     desk = Shift()
     desk.turn(0.0)
-    desk.said(1.0, **AWAY)
-    desk.turn(1.0 + FIRST_REST)
-    desk.said(4.0, **AWAY)
-    desk.inspections.forget_failure(desk.subject)  # a person changed something
-    desk.turn(5.0)
-    desk.turn(6.0, {**BOTH, "big-0": "big-0-2"})
-    assert desk.asked == ["big-0", "big-1", "big-0", "big-0"]
+    desk.turn(1.0, {**BOTH, "big-0": "big-0-2"})
+    assert desk.asked == ["big-0", "big-1"]
+    desk.said(2.0, **THERE)
+    assert isinstance(desk.inspections.found(desk.subject), Model)
+
+
+def test_what_ends_workers_is_not_asked_of_all_of_them() -> None:
+    desk = Shift(uri="file:///m")
+    lives = dict(BOTH)
+    for now in range(1, MOST + 1):
+        desk.turn(now - 1.0, lives)
+        lives[desk.asked[-1]] += "'"
+    desk.turn(MOST, lives)
+    found = desk.inspections.found(desk.subject)
+    assert isinstance(found, Failure)
+    assert (found.reason, found.message.partition(";")[0]) == (
+        "InvalidCheckpoint",
+        "3 workers ended while they looked at the model",
+    )
+    desk.turn(MOST + RETRY, lives)
+    assert desk.asked == ["big-0", "big-1", "big-0"]
+    assert desk.inspections.wake_at(MOST + RETRY) == MOST + DEADLY_RETRY
+    desk.turn(MOST + DEADLY_RETRY, lives)
+    assert len(desk.asked) == MOST + 1, "it may have been corrected"
+    desk.said(MOST + DEADLY_RETRY, **THERE)
+    assert isinstance(desk.inspections.found(desk.subject), Model)
+
+
+def test_a_corrected_spec_is_looked_at_at_once() -> None:
+    desk = Shift(uri="file:///m")
+    lives = dict(BOTH)
+    for now in range(MOST):
+        desk.turn(now, lives)
+        lives[desk.asked[-1]] += "'"
+    desk.turn(MOST, lives)
+    desk.inspections.forget_failure(desk.subject)
+    desk.turn(MOST, lives)
+    assert len(desk.asked) == MOST + 1
+
+
+def test_those_who_were_asked_together_with_what_ends_workers_are_asked_again_by_themselves() -> None:
+    inspections, deadly = Inspections(), Subject("file:///deadly", "auto")
+    innocent = [Subject(f"file:///{number}", "auto") for number in range(3)]
+    asked = [deadly, *innocent]
+    for life in range(20):
+        lives = {"w": str(life)}
+        inspections.settle(lives, 0.0)
+        questions = {s: inspections.ask(s, "w", str(life), 0.0) for s in asked if inspections.found(s) is None}
+        told = [subject for subject, question in questions.items() if question]
+        assert len(told) == (len(asked) if life == 0 else bool(questions)), "alone from then on"
+        for subject in told if deadly not in told else []:
+            question = questions[subject]
+            assert question is not None
+            inspections.hear(fleet_pb2.Inspection(id=question.id, model=model_pb2.Model(backbone=subject.uri)))
+    assert isinstance(inspections.found(deadly), Failure)
+    assert all(isinstance(inspections.found(subject), Model) for subject in innocent)
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ([model_pb2.Unit(kind="layer")] * (MOST_UNITS + 1), "expected at most 520"),
+        ([model_pb2.Unit(kind="gate")], "'gate' is not a valid UnitKind"),
+    ],
+)
+def test_a_model_that_cannot_be_planned_is_its_function_s_failure_alone(units: list[model_pb2.Unit], said: str) -> None:
+    desk = Shift(uri="file:///m")
+    desk.turn(0.0)
+    desk.said(1.0, model=model_pb2.Model(backbone="b", units=units))
+    found = desk.inspections.found(desk.subject)
+    assert isinstance(found, Failure)
+    assert found.reason == "UnsupportedArchitecture"
+    assert said in found.message
+    desk.turn(2.0)
+    assert desk.asked == ["big-0"]

@@ -15,12 +15,13 @@ from forebay_operator import wire
 from forebay_operator.control import Alarm
 from forebay_operator.decide.seen import HoldingSeen, Link, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Hold, Inspect, Prediction, Prepare
-from forebay_operator.inspections import DOUBT, RETRY, Failure, Inspections, Subject
+from forebay_operator.inspections import DOUBT, RETRY, Failure, Inspections
 from forebay_operator.progress import Phase, progress
 from forebay_operator.reports import pipelines_seen
 from forebay_operator.sent import PATIENCE, Sent
 from forebay_operator.settling import Settling
 from forebay_operator.snapshot import Epochs
+from forebay_operator.subject import Subject
 from forebay_operator.term import Term
 from forebay_operator.timeline import ColdStart
 from forebay_wire.v1 import demand_pb2, fleet_pb2, model_pb2

@@ -14,7 +14,7 @@ from forebay_api.model import Epoch, Stage
 from forebay_operator.decide.plan import Plan, next_steps
 from forebay_operator.decide.pressure import AGING, PATIENCE, RESIDENCE, Payment, Turn, Turns
 from forebay_operator.decide.seen import DemandSeen, FunctionSeen, HoldingSeen, PipelinePhase, Snapshot, WorkerSeen
-from forebay_operator.decide.steps import Drain, Form, Hold, Step
+from forebay_operator.decide.steps import Drain, Drop, Form, Hold, Step
 from forebay_operator.decide.turns import residence
 
 NOW = 2000.0
@@ -227,9 +227,10 @@ def test_surplus_says_what_is_needed(least: int, shares: str) -> None:
 def test_what_nobody_names_any_more_is_idle() -> None:
     gone = replace(worker("w0", memory=900), holdings={"x": HoldingSeen(bytes_loaded=800)})
     asking = function("g", backbone="g", demand=ASKS)
-    unknown = function("u", backbone="")
-    seen = replace(snapshot([asking, unknown], [gone], [model("g")]), turns=Turns())
-    (payment,) = next_steps(seen, NOW).payments
+    seen = replace(snapshot([asking], [gone], [model("g")]), turns=Turns())
+    plan = next_steps(seen, NOW)
+    (payment,) = plan.payments
+    assert Drop("w0", "x") in plan.steps
     assert payment.why == "a model that nobody uses is idle; default/g has waited 4.0 s"
 
 

@@ -36,7 +36,9 @@ def crowded(*, running: int = 0) -> Snapshot:
 
 
 def able(seen: Snapshot, *wants: Want) -> tuple[Stake, ...]:
-    return payable(Claim("b", waiting=True), stakes(seen, wants, {}, NOW), NOW)
+    """``wants``: of what is wanted at all."""
+    wanted = {name: Want(name) for name in seen.holders} | {want.backbone: want for want in wants}
+    return payable(Claim("b", waiting=True), stakes(seen, wanted.values(), {}, NOW), NOW)
 
 
 def leaving(seen: Snapshot, *wants: Want) -> list[tuple[str, str]]:

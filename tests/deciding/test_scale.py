@@ -9,7 +9,7 @@ import pytest
 
 from deciding.loads import NOW, OWN, TEN, asked, load
 from deciding.values import function
-from forebay_api.function import Scaling, ScalingMetric, ScalingMode
+from forebay_api.function import OwnQuery, Scaling, ScalingMetric, ScalingMode
 from forebay_operator.decide.load import Load, Measured, Memory, Source
 from forebay_operator.decide.scale import Limit, Why, desired
 from forebay_operator.decide.seen import DemandSeen, FunctionSeen
@@ -370,3 +370,15 @@ class TestLooking:
 
     def test_not_for_what_is_at_zero(self) -> None:
         assert desired(asked(0, load(0.0), measured=Measured(load(0.0)), ended=1.0), NOW, 0).wake_at is None
+
+
+@pytest.mark.parametrize("value", [1e305, 1.7e308])
+@pytest.mark.parametrize("panic", [0.0, 1.7e308])
+def test_a_query_may_give_any_number(value: float, panic: float) -> None:
+    """One that no replica count can say must not end the pass, in which everybody is decided on."""
+    scaling = replace(OWN, target_utilization_percent=1, prometheus=OwnQuery("1e308", 0.01))
+    for lead in (0.0, 30.0):
+        scale = desired(asked(3, load(0.0), measured=Measured(load(value, panic)), scaling=scaling), NOW, 1, lead)
+        assert scale.desired == scaling.max_replicas
+        rising = desired(asked(3, load(0.0), measured=Measured(load(1.0, value)), scaling=scaling), NOW, 1, lead)
+        assert rising.desired == scaling.max_replicas

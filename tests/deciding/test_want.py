@@ -48,12 +48,11 @@ def test_a_full_load_is_one_stage_and_an_unset_length_is_the_models() -> None:
     assert want.prompt_tokens == 24
 
 
-def test_nobodys_backbone_is_kept_while_a_function_is_not_inspected() -> None:
-    held = worker("w0", resident=range(6), backbone="x")
-    unknown = function(backbone="")
-    assert wants(snapshot([unknown], [held], []), {unknown.function.key: Scale(0, Why.NO_REQUEST_YET, "")}) == ()
-    failed = function(backbone="", failure=("ArtifactNotFound", ""))
-    (want,) = wants(snapshot([failed], [held], []), {failed.function.key: Scale(0, Why.NO_REQUEST_YET, "")})
+def test_nobodys_backbone_is_wanted_zero_times_unless_it_may_be_somebodys() -> None:
+    seen = snapshot([function(backbone="")], [worker("w0", resident=range(6), backbone="x")], [])
+    scales = {seen.functions[0].function.key: Scale(0, Why.NO_REQUEST_YET, "")}
+    assert wants(seen, scales, {"x"}) == ()
+    (want,) = wants(seen, scales)
     assert (want.backbone, want.desired) == ("x", 0)
 
 

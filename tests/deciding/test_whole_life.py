@@ -60,6 +60,21 @@ def test_the_first_request_forms_a_pipeline_before_anything_is_loaded() -> None:
     assert world.forms[0].predicted is not None
 
 
+def test_any_number_of_replicas_may_be_asked_for() -> None:
+    """More than there are devices take no longer to decide on."""
+    most = 2**31 - 1
+    functions = [
+        function(name, backbone=name, scaling=Scaling(min_replicas=most, max_replicas=most)) for name in ("a", "b")
+    ]
+    world = World([model("a"), model("b")], functions, fleet())
+    world.settle()
+    world.load_all()
+    assert world.full("a") == world.full("b") == ["w0", "w1", "w2", "w3"]
+    pinned = one(replicas=most)
+    pinned.load_all()
+    assert pinned.full("b") == ["w0", "w1", "w2", "w3"]
+
+
 def test_it_grows_to_exactly_the_replicas_that_are_wanted_and_returns_to_zero() -> None:
     world = one()
     world.ask("f")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay_gateway.ask import Token
+from forebay_gateway.relay import MAX_LOST
 from forebay_gateway.tokens import Gap, TokenLog
 from gateway.scripted import (
     Gate,
@@ -210,13 +211,17 @@ async def test_a_request_that_breaks_heads_is_given_up(system, monkeypatch, faul
     await until(system.idle)
 
 
-async def test_a_request_that_kills_heads_is_given_up(system, monkeypatch):
+@pytest.mark.parametrize(
+    ("taken", "reason"), [(True, ""), (False, ""), (True, "pipeline_gone")], ids=["head", "head at once", "pipeline"]
+)
+async def test_a_request_that_kills_heads_is_given_up(system, monkeypatch, taken, reason):
     monkeypatch.setattr("forebay_gateway.waiting.FAILED_SECONDS", 0.02)
     head = await system.head()
 
     async def dies(request, context):
-        yield accepted()
-        await context.abort(StatusCode.UNAVAILABLE, "Socket closed")
+        if taken:
+            yield accepted()
+        await refuse(context, StatusCode.UNAVAILABLE, reason, "Socket closed")
 
     head.play = dies
     await system.route(head)
@@ -224,6 +229,29 @@ async def test_a_request_that_kills_heads_is_given_up(system, monkeypatch):
     assert (status, answer["error"]["code"]) == (500, "internal_error")
     assert len(head.requests) == 8
     await until(system.idle)
+
+
+async def test_what_is_no_doing_of_the_request_may_last(system, monkeypatch):
+    """Pipelines that were gone before they took it, that end, and heads that nobody can reach."""
+    monkeypatch.setattr("forebay_gateway.waiting.FAILED_SECONDS", 0.02)
+    away, head = await system.head(), await system.head(stages=2)
+    await away.stop()
+    codes = {"pipeline_gone": StatusCode.UNAVAILABLE, "pipeline_draining": StatusCode.FAILED_PRECONDITION}
+    reasons = [reason for reason in codes for _ in range(MAX_LOST)]
+
+    async def at_last(request, context):
+        if reasons:
+            reason = reasons.pop()
+            await refuse(context, codes[reason], reason)
+        async for event in whole(request):
+            yield event
+
+    head.play = at_last
+    before = await continuations(system, "head_unreachable")
+    await system.route(away, head)
+    status, answer = await ask(system)
+    assert (status, contents(answer)) == (200, [answered()])
+    assert await continuations(system, "head_unreachable") >= before + MAX_LOST
 
 
 @pytest.mark.parametrize("stream", [False, True])

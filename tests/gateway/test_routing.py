@@ -21,7 +21,12 @@ FUNCTIONS = [
     function("two", backbone="b0", created_unix_us=1),
     function("one", "other", backbone="b0", model_name="llama", created_unix_us=5),
     function("four", backbone="b0", model_name="mixtral"),
+    function("five", backbone="b0", model_name="qwen"),
+    function("six", backbone="b0", model_name="qwen", created_unix_us=7),
+    function("seven", "other", backbone="b0", model_name="four"),
 ]
+
+LISTED = {"default/one", "other/one", "two", "mixtral", "default/five", "qwen", "other/seven"}
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ async def served(start):
     head = await system.head()
     await system.route(head, functions=FUNCTIONS)
     async with asyncio.timeout(10):
-        while (await models(system)) != {"llama", "two", "default/one", "mixtral"}:  # noqa: ASYNC110
+        while (await models(system)) != LISTED:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return system
 
@@ -55,11 +60,13 @@ async def asked(system, path: str, model: str | None, host: str = "") -> str:
 @pytest.mark.parametrize(
     ("path", "model", "host", "function"),
     [
-        ("", "llama", "", "other/one"),  # two functions serve this name: the first created wins
+        ("", "llama", "", "model_not_found"),  # functions of two namespaces serve this name
+        ("", "qwen", "", "default/six"),  # two of one namespace do: the first created wins
         ("", "default/one", "", "default/one"),
         ("", "two", "", "default/two"),
         ("", "one", "", "model_not_found"),  # which of the two?
-        ("", "four", "", "default/four"),
+        ("", "four", "", "model_not_found"),  # nobody takes another's name for the name of a model
+        ("", "five", "", "default/five"),
         ("", "mixtral", "", "default/four"),
         ("", None, "", "model"),
         ("/default/one", "llama", "", "default/one"),

@@ -53,6 +53,17 @@ def test_wrong_flags(tmp_path: Path, flag: str, value: str, right: str) -> None:
     assert value in said(done)
 
 
+def test_a_state_folder_that_others_may_write(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(0o777)
+    write(tmp_path / "f.yaml", function("f", tmp_path))
+    done = forebay("up", "-f", str(tmp_path / "f.yaml"), "--state", str(folder))
+    assert done.returncode == 2
+    assert "can be written by others" in said(done)
+    assert not list(folder.iterdir())
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     done = forebay("up", "-f", str(tmp_path / "absent.yaml"), "--state", str(tmp_path / "state"))
     assert done.returncode == 2

@@ -13,6 +13,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from forebay_operator import prometheus as client
+from forebay_operator.asking import OwnAsked
+from forebay_operator.measurements import Measurements
 from measured import proxy
 from measured.conftest import Bench, until, until_blind, until_known
 from prometheus_process import needs_prometheus
@@ -188,13 +190,26 @@ async def test_a_round_that_breaks_is_not_the_last(bench: Bench, monkeypatch: py
     async with bench.measuring() as measurements:
         await until_known(measurements, key)
 
-        async def broken(*_: object) -> None:
-            await asyncio.sleep(0)
+        def broken(*_: object) -> None:
             raise RuntimeError("a fault of ours")
 
         with capture_logs() as logs:
-            monkeypatch.setattr(client.Prometheus, "query", broken)
+            monkeypatch.setattr(Measurements, "_jobs", broken)
             await until_blind(measurements, key, "StaleSamples")
             monkeypatch.undo()
             await until_known(measurements, key)
     assert any(entry["event"] == "a round of queries failed" for entry in logs)
+
+
+async def test_a_query_that_breaks_blinds_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        await asyncio.sleep(0)
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(OwnAsked, "ask", broken)
+    own, plain = bench.apply("own", prometheus={"query": "42", "target": 1}), bench.apply("plain")
+    with capture_logs() as logs:
+        async with bench.measuring() as measurements:
+            await until_known(measurements, plain)
+            await until_blind(measurements, own, "PrometheusUnreachable")
+    assert any(entry["event"] == "a query failed" and entry["query"] == "42" for entry in logs)

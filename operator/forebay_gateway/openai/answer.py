@@ -13,6 +13,9 @@ from forebay_gateway.openai.logprobs import ChatLogprobs, CompletionLogprobs, Lo
 
 Json = dict[str, Any]
 
+TOKEN_BYTES = 100
+"""A token's number and text, beside its characters."""
+
 
 @dataclass(slots=True)
 class Choice:
@@ -85,11 +88,11 @@ class Answer:
     def usage_chunk(self) -> Json:
         return {**self._chunk_head(), "choices": [], "usage": self._usage()}
 
-    def collect(self, prompt: int, token: Token) -> None:
+    def collect(self, prompt: int, token: Token) -> int:
+        """Keep it for the whole answer; the bytes that it takes, roughly."""
         _, choice = self._take(prompt, token)
         choice.text.append(token.text)
-        if choice.logprobs:
-            choice.logprobs.collect(token)
+        return TOKEN_BYTES + len(token.text) + (choice.logprobs.collect(token) if choice.logprobs else 0)
 
     def whole(self) -> Json:
         """The answer of a request that does not stream."""

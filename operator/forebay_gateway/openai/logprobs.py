@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import msgspec
+
 from forebay_gateway.ask import Token, TopLogprob
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
+
+RAW_BYTES = 100
+"""What keeping bytes takes beside them."""
 
 Json = dict[str, Any]
 
@@ -16,7 +21,8 @@ class Logprobs(Protocol):
     def of(self, token: Token) -> Json:
         """One token, for a chunk."""
 
-    def collect(self, token: Token) -> None: ...
+    def collect(self, token: Token) -> int:
+        """Keep it as JSON, which is smaller than its objects; the bytes that it takes, roughly."""
 
     def collected(self) -> Json:
         """All tokens, for the whole answer."""
@@ -26,13 +32,15 @@ class ChatLogprobs:
     """``{"content": [{token, logprob, bytes, top_logprobs}]}``."""
 
     def __init__(self) -> None:
-        self._content: list[Json] = []
+        self._content: list[msgspec.Raw] = []
 
     def of(self, token: Token) -> Json:
         return {"content": [_chat_entry(token)], "refusal": None}
 
-    def collect(self, token: Token) -> None:
-        self._content.append(_chat_entry(token))
+    def collect(self, token: Token) -> int:
+        entry = msgspec.json.encode(_chat_entry(token))
+        self._content.append(msgspec.Raw(entry))
+        return len(entry) + RAW_BYTES
 
     def collected(self) -> Json:
         return {"content": self._content, "refusal": None}
@@ -56,9 +64,11 @@ class CompletionLogprobs:
             "text_offset": [offset],
         }
 
-    def collect(self, token: Token) -> None:
-        for name, values in self.of(token).items():
-            self._all[name] += values
+    def collect(self, token: Token) -> int:
+        entry = {name: msgspec.json.encode(value) for name, (value,) in self.of(token).items()}
+        for name, value in entry.items():
+            self._all[name].append(msgspec.Raw(value))
+        return sum(map(len, entry.values())) + RAW_BYTES * len(entry)
 
     def collected(self) -> Json:
         return self._all

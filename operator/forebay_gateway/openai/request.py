@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 MAX_CHOICES = 128
 MAX_TOKEN_ID = 2**32 - 1
+MAX_IGNORED = 64
+"""Names of unknown parameters that are kept to be shown."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -127,7 +130,7 @@ def _examine(body: bytes, shape: type[ChatBody] | type[CompletionBody]) -> tuple
     for name, raw in extra.items():
         if (rule := check.UNSUPPORTED.get(name)) and not rule.harmless(_decode(msgspec.json.decode, raw)):
             raise InvalidRequest(f"{name} is not supported{rule.but}", param=name)
-    return tuple(name for name in extra if name not in check.UNSUPPORTED)
+    return tuple(islice((name for name in extra if name not in check.UNSUPPORTED), MAX_IGNORED))
 
 
 def _decode(decode: Any, body: bytes | msgspec.Raw) -> Any:

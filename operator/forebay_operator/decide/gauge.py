@@ -18,6 +18,10 @@ FURTHEST = 2.0
 DIGITS = 9
 """Of a number of replicas: what comes after them is the arithmetic's, not the load's."""
 
+MOST = 2.0**31
+"""Replicas' worth that anything counts as at most: as many as may be asked for. A query of one's own gives any number,
+and not all can be counted with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -30,11 +34,11 @@ class Means:
 
     @property
     def stable(self) -> float:
-        return round(max(self.load.stable, 0.0) / self.per_replica, DIGITS)
+        return self._worth(self.load.stable)
 
     @property
     def panic(self) -> float:
-        return round(max(self.load.panic, 0.0) / self.per_replica, DIGITS)
+        return self._worth(self.load.panic)
 
     def in_time(self, scaling: Scaling, lead: float) -> float:
         """Replicas' worth after ``lead`` seconds (of which one window counts), if the load goes on rising as it does; 0
@@ -48,6 +52,9 @@ class Means:
             return 0.0
         ahead = apart + min(lead, float(scaling.window_seconds))
         return round(min(self.stable + rise / apart * ahead, FURTHEST * self.panic), DIGITS)
+
+    def _worth(self, amount: float) -> float:
+        return round(min(max(amount, 0.0) / self.per_replica, MOST), DIGITS)
 
 
 @dataclass(frozen=True, slots=True)

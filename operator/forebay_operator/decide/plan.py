@@ -7,7 +7,7 @@ requests first, and whatever differs becomes a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from forebay_api.conditions import Reason
 from forebay_api.function import FunctionKey
 from forebay_operator.decide import lead, routes
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
+from forebay_operator.decide.doubt import doubts
 from forebay_operator.decide.dues import Dues, Lack
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.kv import min_tokens
@@ -64,8 +65,9 @@ def next_steps(seen: Snapshot, now: float) -> Plan:
     draft = _Draft(seen)
     draft.add(_inspections(draft.seen))
     draft.add(_preparations(draft.seen))
-    dues = _settle_all(draft, scales, now)
-    wakes = (*(scale.wake_at for scale in scales.values()), dues.wake_at())
+    doubted = doubts(draft.seen, now)
+    dues = _settle_all(draft, scales, doubted, now)
+    wakes = (*(scale.wake_at for scale in scales.values()), dues.wake_at(), *doubted.values())
     return Plan(
         steps=tuple(draft.steps),
         scales=scales,
@@ -80,9 +82,10 @@ def next_steps(seen: Snapshot, now: float) -> Plan:
     )
 
 
-def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], now: float) -> Dues:
-    """Every backbone in the order in which room is made for it, and once more those who had to make it after all."""
-    known = wants(draft.seen, scales)
+def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], doubted: Collection[str], now: float) -> Dues:
+    """Every backbone but the ``doubted`` ones, in the order in which room is made for it, and once more those who had
+    to make it after all."""
+    known = wants(draft.seen, scales, doubted)
     claiming = {want.backbone for want in known if want.claims}
     turns = advanced(draft.seen, waiting(draft.seen, scales), claiming, now)
     draft.seen = replace(draft.seen, turns=turns)

@@ -16,13 +16,13 @@ INSTANT = 0.001
 
 
 def stakes(seen: Snapshot, wanted: Iterable[Want], owed: Mapping[str, Set[str]], now: float) -> tuple[Stake, ...]:
-    """Of every backbone that is held. One that nobody wants is on its way out, and pays as an idle one. ``owed``: the
-    workers that each one leaves already: they go first."""
+    """Of every backbone that is held and ``wanted``, if zero times: that one is on its way out and pays as an idle
+    one. Others would never be told to. ``owed``: the workers that each one leaves already: they go first."""
     by_name = {want.backbone: want for want in wanted}
     return tuple(
         stake
-        for backbone in sorted(seen.holders)
-        for stake in _stakes(seen, by_name.get(backbone, Want(backbone)), owed.get(backbone, frozenset()), now)
+        for backbone in sorted(seen.holders.keys() & by_name.keys())
+        for stake in _stakes(seen, by_name[backbone], owed.get(backbone, frozenset()), now)
     )
 
 

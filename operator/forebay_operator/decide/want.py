@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
@@ -74,18 +74,20 @@ def in_order(wanted: Sequence[Want], turns: Mapping[str, Turn], now: float) -> t
     return tuple(sorted(wanted, key=key))
 
 
-def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale], now: float = 0.0) -> tuple[Want, ...]:
+def wants(
+    seen: Snapshot, scales: Mapping[FunctionKey, Scale], doubted: Collection[str] = (), now: float = 0.0
+) -> tuple[Want, ...]:
     """Of every backbone that is known or held, in the order in which room is made for them.
 
-    A backbone that no function names any more is wanted zero times, once every function's model is known: until then
-    (an operator just started) it may still turn out to be somebody's."""
+    A backbone that no function names any more is wanted zero times, unless it is ``doubted``: it may still turn out to
+    be somebody's."""
     using: dict[str, list[FunctionSeen]] = {}
     for function in seen.functions:
         for backbone in {function.backbone, function.previous} & seen.backbones.keys():
             using.setdefault(backbone, []).append(function)
     found = [_want(seen, backbone, functions, scales) for backbone, functions in using.items()]
-    if all(function.backbone in seen.backbones or function.failure for function in seen.functions):
-        found += [Want(backbone) for backbone in sorted({*seen.holders, *seen.by_backbone} - using.keys())]
+    nobodys = {*seen.holders, *seen.by_backbone} - using.keys() - set(doubted)
+    found += [Want(backbone) for backbone in sorted(nobodys)]
     return in_order(found, seen.turns.of, now)
 
 
