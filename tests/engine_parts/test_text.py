@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,19 @@ def test_what_cannot_fit_is_not_read(texts: dict[str, Text]) -> None:
         text.encode_text(" river" * 1_000_000, 100)
     with pytest.raises(TooLong, match="bytes"):
         text.encode_chat([{"role": "user", "content": " river" * 1_000_000}], 100)
+
+
+def test_a_prompt_is_neither_cut_nor_filled_up(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """tokenizer.json may carry what its trainer did to texts."""
+    folder = shutil.copytree(folders["smollm2"], tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    file = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(file)
+    text = Text(folder)
+    assert len(text.encode_text("a river " * 20, LIMIT)) > 8
+    assert len(text.encode_text("a", LIMIT)) == 1
+    assert text.encode_chat([{"role": "user", "content": "a"}], LIMIT) == Text(folders["smollm2"]).encode_chat(
+        [{"role": "user", "content": "a"}], LIMIT
+    )

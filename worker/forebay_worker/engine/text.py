@@ -52,6 +52,8 @@ class Text:
         self._backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if self._backend is None:
             raise TextError(f"{folder}: {type(self._tokenizer).__name__} has no tokenizer.json")
+        self._backend.no_truncation()  # a prompt is taken as it is, or refused
+        self._backend.no_padding()
         steps = _decoder_steps(self._backend.decoder)
         self._to_bytes = _to_bytes(steps)
         self.strips_first_space = any(_strips_first_space(step) for step in steps)
