@@ -125,6 +125,19 @@ def test_a_duplicate_of_the_tied_matrix_is_not_loaded(copy: Callable[[str], Path
     assert open_checkpoint(folder.as_uri()).model.units == units
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_of_its_own_counts_more_than_a_config_that_ties(copy: Callable[[str], Path], dtype: torch.dtype) -> None:
+    folder = copy("qwen2")
+
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).to(dtype)
+
+    checkpoint = open_checkpoint(change(folder, edit).as_uri())
+    assert not checkpoint.model.tied
+    assert "lm_head.weight" in {held.name for held in checkpoint.tensors[-1]}
+    assert [held.name for held in checkpoint.tensors[0]] == ["model.embed_tokens.weight"]
+
+
 def test_the_key_follows_content_config_and_age(copy: Callable[[str], Path]) -> None:
     folder = copy("llama")
     keys = [open_checkpoint(folder.as_uri()).model.backbone]
