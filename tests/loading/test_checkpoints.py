@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import checkpoints
 from forebay_api.model import UnitKind
 from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 from forebay_worker.load.safetensors import read_header
+from forebay_worker.model.registry import ARCHITECTURES, Architecture
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -243,6 +245,18 @@ def twice(folder: Path) -> None:
             "UnsupportedArchitecture",
             "rope type 'dynamic'",
         ),
+        (
+            lambda folder: edit_config(
+                folder, rope_parameters={"rope_type": "default"}, rope_scaling={"type": "dynamic", "factor": 2}
+            ),
+            "UnsupportedArchitecture",
+            "rope type 'dynamic' is not supp",
+        ),
+        (
+            lambda folder: edit_config(folder, rope_parameters={"full_attention": {"rope_type": "longrope"}}),
+            "UnsupportedArchitecture",
+            "rope type 'longrope'",
+        ),
     ],
 )
 def test_damage_is_named(copy: Callable[[str], Path], damage: Callable[[Path], object], reason: str, says: str) -> None:
@@ -253,6 +267,27 @@ def test_damage_is_named(copy: Callable[[str], Path], damage: Callable[[Path], o
     assert refused.value.reason == reason
     assert str(folder) in refused.value.message
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("row", ARCHITECTURES.values(), ids=lambda row: row.family)
+def test_what_a_config_leaves_out_is_what_transformers_takes(row: Architecture) -> None:
+    theirs = CONFIG_MAPPING[row.family].from_dict({})
+    said = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+    dims = row.dims({name: getattr(theirs, name) for name in (*said, row.intermediate_field)})
+    assert dims.kv_heads == getattr(theirs, "num_key_value_heads", dims.heads)
+    assert dims.head_dim == getattr(theirs, "head_dim", dims.hidden // dims.heads)
+    assert dims.window == getattr(theirs, "sliding_window", None)
+    assert dims.tied == theirs.tie_word_embeddings
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
+def test_heads_that_a_config_leaves_out_are_not_guessed(copy: Callable[[str], Path], family: str) -> None:
+    folder = copy(family)
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_key_value_heads"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"k_proj\.\w+ has shape .* config.json makes it"):
+        open_checkpoint(folder.as_uri())
 
 
 @pytest.mark.parametrize(("field", "value"), [("word_embed_proj_dim", 32), ("do_layer_norm_before", False)])
