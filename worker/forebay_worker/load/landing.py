@@ -37,9 +37,11 @@ class Landed:
 
     def discard(self) -> None:
         """Nobody will use it: wait until nothing writes into its memory any more, and give its line back."""
-        if self.event is not None:
-            self.event.synchronize()
-        self.reservation.release()
+        try:
+            if self.event is not None:
+                self.event.synchronize()
+        finally:  # a sick device keeps no books
+            self.reservation.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,13 @@ class Begun:
         return Landed(self.pick.backbone, self.pick.unit, ready.tensors, self.reservation, ready.event)
 
     def abandon(self) -> None:
-        if self.filling is not None:
-            self.filling.abandon()
-            self.filling = None
-        self.source.close()
-        self.reservation.release()
+        filling, self.filling = self.filling, None
+        try:
+            if filling is not None:
+                filling.abandon()
+        finally:
+            self.source.close()
+            self.reservation.release()
 
 
 def unix_us() -> int:

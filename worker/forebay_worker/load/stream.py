@@ -58,8 +58,8 @@ class _Held:
 
 
 class Loader:
-    """``landed`` and ``failed`` are called by the loader thread and must not block. After ``failed`` nothing more of
-    that backbone is loaded until it is held again; its landed units stay."""
+    """``landed`` and ``failed`` are called by the loader thread, ``failed`` also by who refuses a unit, and must not
+    block. After ``failed`` nothing more of that backbone is loaded until it is held again; its landed units stay."""
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Loader:
         self._begun: dict[Pick, Begun] = {}
         self._abandoned: list[Begun] = []
         self._rows: deque[_Rows] = deque()
+        self._unread: dict[str, list[_Rows]] = {}  # failed, and tried again when their backbone is
         self._starved_since: float | None = None
         self._stop = threading.Event()
         self._copying = False
@@ -97,6 +98,7 @@ class Loader:
         with self._wake:
             self._held.setdefault(backbone, _Held(checkpoint)).checkpoint = checkpoint
             self._queue.hold(backbone, order, urgent)
+            self._rows.extend(self._unread.pop(backbone, ()))
             self._wake.notify()
 
     def forget(self, backbone: str, units: Iterable[int] | None) -> None:
@@ -110,6 +112,7 @@ class Loader:
                     held.progress.pop(unit, None)
             if backbone not in self._queue.backbones:
                 self._held.pop(backbone, None)
+                self._unread.pop(backbone, None)
             self._wake.notify()
 
     def wanted(self, landed: Landed) -> bool:
@@ -119,9 +122,16 @@ class Loader:
             progress = held.progress.get(landed.unit) if held else None
             return progress is not None and progress.handed is landed.reservation
 
+    def refuse(self, landed: Landed, error: Exception) -> None:
+        """This unit cannot be put in place: it counts as not loaded, and its backbone as failed."""
+        self.forget(landed.backbone, (landed.unit,))
+        self._halt(landed.backbone)
+        self._tell(landed.backbone, error)
+
     def rows(self, checkpoint: Checkpoint, table: str, ids: Sequence[int], done: Done) -> None:
         """Read rows of a table before anything else; ``done`` gets [len(ids), width] in the model's dtype on the
-        device, in the loader thread. When they cannot be read, ``failed`` is called instead."""
+        device, in the loader thread. When they cannot be read, ``failed`` is called, and they are read when the
+        backbone is held again."""
         where = checkpoint.tables[table]
         if wrong := [row for row in ids if not 0 <= row < where.shape[0]]:
             raise ValueError(f"row {wrong[0]} is not one of the {where.shape[0]} of {where.name}")
@@ -139,6 +149,11 @@ class Loader:
                 held.progress.get(unit, Progress()).state(unit, phase)
                 for unit, phase in self._queue.phases(backbone).items()
             )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread is gone, though nobody closed this."""
+        return not (self._stop.is_set() or self._thread.is_alive())
 
     @property
     def copying(self) -> bool:
@@ -263,7 +278,10 @@ class Loader:
             if not self._link.wait(available, self._stop):
                 return
         except Exception as error:  # noqa: BLE001, as above
-            self._fail(rows.checkpoint.model.backbone, error)
+            backbone = rows.checkpoint.model.backbone
+            with self._wake:
+                self._unread.setdefault(backbone, []).append(rows)
+            self._fail(backbone, error)
             return
         finally:
             source.close()
@@ -271,13 +289,20 @@ class Loader:
         rows.done(found)
 
     def _fail(self, backbone: str, error: Exception) -> None:
+        self._halt(backbone)
+        self._clear_abandoned()
+        self._tell(backbone, error)
+
+    def _halt(self, backbone: str) -> None:
         with self._wake:
             begun = self._queue.stop(backbone)
             self._drop(backbone, begun)
             if held := self._held.get(backbone):
                 for unit in begun:
                     held.progress.pop(unit, None)
-        self._clear_abandoned()
+            self._wake.notify()
+
+    def _tell(self, backbone: str, error: Exception) -> None:
         log.warning("loading stopped", backbone=backbone, error=str(error))
         self._failed(backbone, error)
 
@@ -289,4 +314,8 @@ class Loader:
 
     def _clear_abandoned(self) -> None:
         while self._abandoned:
-            self._abandoned.pop().abandon()
+            begun = self._abandoned.pop()
+            try:
+                begun.abandon()
+            except Exception:  # a sick device says so of everything; its memory is given back all the same
+                log.exception("a unit was abandoned in disorder", backbone=begun.pick.backbone, unit=begun.pick.unit)
