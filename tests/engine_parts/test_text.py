@@ -107,6 +107,39 @@ def test_stop_strings_end_the_text_exactly(texts: dict[str, Text], words: list[s
     assert shown + detokeniser.flush().text == whole
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    words=st.lists(st.sampled_from(["a", "ab", " aba", "日本", "ST"]), max_size=20),
+    stop=st.lists(st.sampled_from(["aba", "abab", "ab", "本a", "STa"]), max_size=3),
+    data=st.data(),
+)
+def test_a_stop_string_that_ends_too_early_does_not_count(
+    texts: dict[str, Text], words: list[str], stop: list[str], data: st.DataObject
+) -> None:
+    text = texts["tiny"]
+    tokens = text.encode_text("".join(words), LIMIT)
+    least = data.draw(st.integers(0, len(tokens)))
+    whole, deaf = stream(text, tokens), len(stream(text, tokens[:least]).removesuffix("\ufffd"))
+    ends = [
+        start
+        for each in stop
+        for start in range(len(whole))
+        if whole.startswith(each, start) and start + len(each) > deaf
+    ]
+    detokeniser = Detokeniser(text, tuple(stop))
+    shown = ""
+    for index, token in enumerate(tokens):
+        piece = detokeniser.push(token, stops=index >= least)
+        shown += piece.text
+        if piece.stopped:
+            break
+    else:
+        shown += detokeniser.flush().text
+    # The first to be complete wins: one that begins earlier and is longer comes too late.
+    done = [end for end in ends if shown == whole[:end]]
+    assert done or (not ends and shown == whole)
+
+
 @settings(deadline=None, max_examples=60)
 @given(words=st.lists(st.sampled_from(["é", "日", "ab", "STOP", "x"]), min_size=1), data=st.data())
 def test_a_replay_goes_on_where_it_left(texts: dict[str, Text], words: list[str], data: st.DataObject) -> None:

@@ -121,6 +121,7 @@ class Detokeniser:
 
     All pieces together are ``decode(tokens, skip_special_tokens=True)``, up to the first stop string. With a ``prompt``
     they are what follows its text: a leading space is kept, which some tokenizers drop from the beginning of a text.
+    A stop string counts only where it ends in the text of a token that was pushed with ``stops``.
     """
 
     def __init__(self, text: Text, stop: tuple[str, ...] = (), prompt: Iterable[int] = ()) -> None:
@@ -131,32 +132,36 @@ class Detokeniser:
         self._longest = max(map(len, stop), default=0)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self._deaf = 0  # of what is held, so much may not end a stop string
         self._stopped = False
         self._strip = text.strips_first_space and not any(token not in text.special for token in prompt)
 
-    def push(self, token: int) -> Piece:
+    def push(self, token: int, *, stops: bool = True) -> Piece:
         """What may be shown after ``token``; special tokens say nothing."""
         if token in self._text.special:
             return Piece("", self._stopped)
-        return self._show(self._decoder.decode(self._text.token_bytes(token)), final=False)
+        return self._show(self._decoder.decode(self._text.token_bytes(token)), stops=stops, final=False)
 
     def flush(self) -> Piece:
         """The rest: no more tokens will come. An unfinished character becomes U+FFFD."""
-        return self._show(self._decoder.decode(b"", final=True), final=True)
+        return self._show(self._decoder.decode(b"", final=True), stops=True, final=True)
 
-    def _show(self, fresh: str, final: bool) -> Piece:
+    def _show(self, fresh: str, *, stops: bool, final: bool) -> Piece:
         if self._stopped:
             return Piece("", True)
         if self._strip and fresh:
             fresh = fresh.removeprefix(" ")
             self._strip = False
         text = self._held + fresh
-        ends = [end for end in (text.find(stop) for stop in self._stop) if end >= 0]
+        self._deaf = self._deaf if stops else len(text)
+        found = (text.find(stop, max(0, self._deaf - len(stop) + 1)) for stop in self._stop)
+        ends = [end for end in found if end >= 0]
         if ends:
             self._stopped, self._held = True, ""
             return Piece(text[: min(ends)], True)
         shown = len(text) if final else len(text) - self._unsure(text)
         self._held = text[shown:]
+        self._deaf = max(0, self._deaf - shown)
         return Piece(text[:shown], False)
 
     def _unsure(self, text: str) -> int:
