@@ -97,4 +97,3 @@ class Accepted:
     """A head took the request."""
 
     prompt_tokens: int
-    cached_tokens: int

@@ -112,7 +112,7 @@ class Heads:
                     case "token":
                         yield _token(event.token)
                     case "accepted":
-                        yield Accepted(event.accepted.prompt_tokens, event.accepted.cached_tokens)
+                        yield Accepted(event.accepted.prompt_tokens)
         except errors.CallerError as refusal:
             refusal.param = _param(refusal.message, request)
             raise
