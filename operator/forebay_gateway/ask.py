@@ -19,9 +19,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """OpenAI chat messages as JSON; the head renders the template."""
+    """OpenAI chat messages as JSON; the head renders the template, which is given ``template`` too, an object as JSON
+    (empty = nothing)."""
 
     json: str
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,8 +178,8 @@ def request(
     match prompt:
         case Text(text):
             wire.text = text
-        case Messages(json):
-            wire.messages_json = json
+        case Messages(json, template):
+            wire.messages_json, wire.template_json = json, template
         case TokenIds(ids):
             wire.token_ids.ids.extend(ids)
     return wire

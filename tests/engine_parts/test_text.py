@@ -176,6 +176,18 @@ def test_messages_that_make_no_prompt(messages: list[dict[str, Any]], complaint:
         texts["smollm2"].encode_chat(messages, LIMIT)
 
 
+def test_a_template_is_given_what_the_caller_says(tmp_path: Path, folders: dict[str, Path]) -> None:
+    folder = shutil.copytree(folders["smollm2"], tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    template = "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %} quick{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    text, messages = Text(folder), [{"role": "user", "content": "be"}]
+    assert text.encode_chat(messages, LIMIT) == text.encode_text("be", LIMIT)
+    assert text.encode_chat(messages, LIMIT, {"enable_thinking": False}) == text.encode_text("be quick", LIMIT)
+    for name in ("messages", "tokenize", "chat_template", "add_generation_prompt", "eos_token"):
+        with pytest.raises(ChatError, match=f"chat_template_kwargs: '{name}' is not the caller's"):
+            text.encode_chat(messages, LIMIT, {name: True})
+
+
 def test_a_model_without_a_chat_template_says_so(texts: dict[str, Text]) -> None:
     with pytest.raises(ChatError, match="no chat template"):
         texts["sentence piece"].encode_chat([{"role": "user", "content": "x"}], LIMIT)

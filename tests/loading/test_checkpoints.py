@@ -286,7 +286,7 @@ def test_heads_that_a_config_leaves_out_are_not_guessed(copy: Callable[[str], Pa
     config = json.loads((folder / "config.json").read_text())
     del config["num_key_value_heads"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"k_proj\.\w+ has shape .* config.json makes it"):
+    with pytest.raises(CheckpointError, match=r"k_proj\.\w+ has shape|num_key_value_heads is"):
         open_checkpoint(folder.as_uri())
 
 

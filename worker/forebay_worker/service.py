@@ -154,8 +154,8 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             case "text":
                 prompt = await loop.run_in_executor(self._encoding, text.encode_text, ask.text, limit)
             case "messages_json":
-                messages = _messages(ask.messages_json)
-                prompt = await loop.run_in_executor(self._encoding, text.encode_chat, messages, limit)
+                messages, more = _messages(ask.messages_json), _template(ask.template_json)
+                prompt = await loop.run_in_executor(self._encoding, text.encode_chat, messages, limit, more)
             case "token_ids":
                 prompt = list(ask.token_ids.ids)
             case _:
@@ -217,6 +217,17 @@ def _messages(text: str) -> list[dict[str, Any]]:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(f"messages[{index}]: must be an object with a role, such as user, and content")
     return messages
+
+
+def _template(text: str) -> dict[str, Any]:
+    """What a chat template is given besides messages. Raises InvalidRequest."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:
+        raise InvalidRequest(f"chat_template_kwargs: not JSON ({error})") from None
+    if not isinstance(found, dict) or any(isinstance(value, dict | list) for value in found.values()):
+        raise InvalidRequest("chat_template_kwargs: must be an object of strings, numbers, booleans and null")
+    return found
 
 
 def _message(event: Accepted | TokenOut | None) -> engine_pb2.GenerateEvent:

@@ -50,6 +50,7 @@ class ChatBody(Common, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    chat_template_kwargs: dict[str, str | int | float | bool | None] | None = None
 
 
 class CompletionBody(Common, kw_only=True):
@@ -59,7 +60,10 @@ class CompletionBody(Common, kw_only=True):
 
 Body = TypeVar("Body", ChatBody, CompletionBody)
 
-_FIELDS = {kind: frozenset(kind.__struct_fields__) for kind in (ChatBody, CompletionBody)}
+_FIELDS = {
+    Kind.CHAT: frozenset(ChatBody.__struct_fields__),
+    Kind.COMPLETION: frozenset(CompletionBody.__struct_fields__),
+}
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_chat = msgspec.json.Decoder(ChatBody).decode
 _decode_completion = msgspec.json.Decoder(CompletionBody).decode
@@ -72,7 +76,7 @@ def parse(kind: Kind, body: bytes) -> Ask:
 
 def parse_chat(body: bytes) -> Ask:
     """Of /v1/chat/completions. Raises InvalidRequest."""
-    ignored = _examine(body, ChatBody)
+    ignored = _examine(body, Kind.CHAT)
     chat = _decode(_decode_chat, body)
     check.within("top_logprobs", chat.top_logprobs, 0, check.MAX_TOP_LOGPROBS)
     if chat.top_logprobs and not chat.logprobs:
@@ -80,13 +84,14 @@ def parse_chat(body: bytes) -> Ask:
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     check.within("max_completion_tokens", chat.max_completion_tokens, 1, check.MAX_TOKENS)
     sampling = _sampling(chat, limit or 0, logprobs=bool(chat.logprobs), top_logprobs=chat.top_logprobs or 0)
-    prompt = Messages(msgspec.json.encode(check.messages(chat.messages)).decode())
+    messages = msgspec.json.encode(check.messages(chat.messages)).decode()
+    prompt = Messages(messages, check.template(chat.chat_template_kwargs))
     return _ask(Kind.CHAT, chat, (prompt,), sampling, ignored)
 
 
 def parse_completion(body: bytes) -> Ask:
     """Of /v1/completions. Raises InvalidRequest."""
-    ignored = _examine(body, CompletionBody)
+    ignored = _examine(body, Kind.COMPLETION)
     completion = _decode(_decode_completion, body)
     check.within("logprobs", completion.logprobs, 0, check.MAX_TOP_LOGPROBS)
     limit = DEFAULT_COMPLETION_TOKENS if completion.max_tokens is None else completion.max_tokens
@@ -120,14 +125,14 @@ def _ask(
     )
 
 
-def _examine(body: bytes, shape: type[ChatBody] | type[CompletionBody]) -> tuple[str, ...]:
+def _examine(body: bytes, kind: Kind) -> tuple[str, ...]:
     """Refuse what would change the answer and is not supported; the names of what is left over."""
-    found = _decode(_decode_keys, body)
-    extra = {name: raw for name, raw in found.items() if name not in _FIELDS[shape]}
+    found, rules = _decode(_decode_keys, body), check.UNSUPPORTED[kind]
+    extra = {name: raw for name, raw in found.items() if name not in _FIELDS[kind]}
     for name, raw in extra.items():
-        if (rule := check.UNSUPPORTED.get(name)) and not rule.harmless(_decode(msgspec.json.decode, raw)):
+        if (rule := rules.get(name)) and not rule.harmless(_decode(msgspec.json.decode, raw)):
             raise InvalidRequest(f"{name} is not supported{rule.but}", param=name)
-    return tuple(name for name in extra if name not in check.UNSUPPORTED)
+    return tuple(name for name in extra if name not in rules)
 
 
 def _decode(decode: Any, body: bytes | msgspec.Raw) -> Any:

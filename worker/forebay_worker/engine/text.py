@@ -13,17 +13,22 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # without any, transformers makes an empty tokenizer
 CONFIGS = ("generation_config.json", "config.json")  # both may say where an answer ends
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+OURS = frozenset(signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"conversations", "messages"}
+"""Names by which transformers, or every template, knows something else."""
 
 
 class TextError(ValueError):
@@ -69,14 +74,18 @@ class Text:
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], limit: int) -> list[int]:
-        """Ids of OpenAI chat ``messages``, up to where the assistant begins to speak. Raises ChatError, and TooLong as
-        `encode_text` does."""
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], limit: int, more: Mapping[str, Any] = NOTHING
+    ) -> list[int]:
+        """Ids of OpenAI chat ``messages``, up to where the assistant begins to speak. The template is given ``more``
+        too. Raises ChatError, and TooLong as `encode_text` does."""
         if self._tokenizer.chat_template is None:
             raise ChatError("this model has no chat template: use /v1/completions")
+        if taken := sorted(more.keys() & (OURS | self._tokenizer.special_tokens_map.keys())):
+            raise ChatError(f"chat_template_kwargs: {taken[0]!r} is not the caller's to say")
         plain = [{**message, "content": _content(message)} for message in messages]
         try:
-            prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+            prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **more)
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise ChatError(f"messages: the model's chat template refuses them ({error})") from error
         self._look(prompt, limit)
