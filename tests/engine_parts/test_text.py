@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
 from forebay_worker.engine.text import ChatError, Detokeniser, Text, TextError, TooLong
+from forebay_worker.model.generation import Defaults, defaults
 
 Tiny = Callable[[str], Path]
 LIMIT = 1 << 20
@@ -203,6 +204,19 @@ def test_ends_come_from_every_file(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 8]}))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 7}))
     assert Text(folder).eos == {2, 7, 8, 9}
+
+
+def test_how_a_model_wants_to_be_sampled(tmp_path: Path, texts: dict[str, Text]) -> None:
+    """Numbers count; do_sample, null and nonsense do not."""
+    assert texts["smollm2"].sampling == Defaults()
+    folder = sentence_piece(tmp_path / "model")
+    said = {"do_sample": False, "temperature": 0.6, "top_k": 20, "top_p": None, "repetition_penalty": 1.05}
+    (folder / "generation_config.json").write_text(json.dumps({**said, "eos_token_id": 9}))
+    assert Text(folder).sampling == Defaults(temperature=0.6, top_k=20, repetition_penalty=1.05)
+    wrong = {"temperature": -1, "top_p": "high", "top_k": 2.5, "min_p": True, "repetition_penalty": 0}
+    for name, value in wrong.items():
+        found = defaults({"temperature": 0.5, name: value})
+        assert found == (Defaults() if name == "temperature" else Defaults(temperature=0.5))
 
 
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, tiny: Tiny) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from forebay_worker.model import generation
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
@@ -66,6 +68,7 @@ class Text:
         self.special = frozenset(token for token, content in added.items() if content.special)
         self._bytes: dict[int, bytes] = {}
         self.eos = frozenset(_ends(folder, self._tokenizer.eos_token_id))
+        self.sampling = generation.read(folder)
 
     def encode_text(self, text: str, limit: int) -> list[int]:
         """Ids of a bare prompt, with whatever the model wants before or after it. Raises TooLong for a text that cannot
