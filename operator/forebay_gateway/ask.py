@@ -20,9 +20,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """OpenAI chat messages as JSON; the head renders the template."""
+    """OpenAI chat messages as JSON; the head renders the template, which is given ``template`` too, an object as JSON
+    (empty = nothing)."""
 
     json: str
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,18 @@ ID_BYTES = 36
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """``max_tokens`` 0 = as many as fit; ``temperature`` 0 = greedy; ``top_p`` and ``repetition_penalty`` 1 = off,
-    ``top_k`` and ``min_p`` 0 = off; ``seed`` None = drawn by the gateway, once."""
+    ``top_k`` and ``min_p`` 0 = off, each None = what the model itself wants; ``seed`` None = drawn by the gateway,
+    once."""
 
     max_tokens: int = 0
     min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
@@ -114,4 +117,3 @@ class Accepted:
     """A head took the request."""
 
     prompt_tokens: int
-    cached_tokens: int

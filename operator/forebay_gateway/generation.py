@@ -71,8 +71,8 @@ class Generation:
         match self.prompt:
             case Text(text):
                 return len(text)
-            case Messages(json):
-                return len(json)
+            case Messages(json, template):
+                return len(json) + len(template)
             case _:
                 return 4 * len(self.prompt.ids)
 

@@ -117,7 +117,7 @@ class Heads:
                     case "token":
                         yield _token(event.token)
                     case "accepted":
-                        yield Accepted(event.accepted.prompt_tokens, event.accepted.cached_tokens)
+                        yield Accepted(event.accepted.prompt_tokens)
         except errors.CallerError as refusal:
             refusal.param = _param(refusal.message, request)
             raise
@@ -183,8 +183,8 @@ def request(
     match prompt:
         case Text(text):
             wire.text = text
-        case Messages(json):
-            wire.messages_json = json
+        case Messages(json, template):
+            wire.messages_json, wire.template_json = json, template
         case TokenIds(ids):
             wire.token_ids.ids.extend(ids)
     return wire

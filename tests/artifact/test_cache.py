@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from artifact import fetching
 from artifact.servers import Asked
@@ -333,15 +334,27 @@ def test_nothing_secret_is_written(world: Sources, model: Path, cache: Path) -> 
         assert secret.encode() not in written
 
 
-def test_a_zygote_can_open_what_a_worker_has(world: Sources, model: Path) -> None:
-    """Without credentials, the net or a thread, since it forks."""
+@pytest.mark.parametrize("head", ["none", "the same", "its own"])
+def test_a_zygote_can_open_what_a_worker_has(
+    world: Sources, tiny: Callable[[str], Path], tmp_path: Path, head: str
+) -> None:
+    """Without credentials, the net or a thread, since it forks; though it takes weights to see whether a head that
+    the config ties to the embedding is one of its own."""
+    folder = shutil.copytree(tiny("qwen2"), tmp_path / "m")
+    if head != "none":
+        tensors = load_file(folder / "model.safetensors")
+        matrix = tensors["model.embed_tokens.weight"]
+        tensors["lm_head.weight"] = matrix.clone() if head == "the same" else matrix.flip(0)
+        save_file(tensors, folder / "model.safetensors")
+    world.add("m", folder)
     checkpoint = open_checkpoint(world.uri("s3", "m"), "auto", access("s3"))
+    assert checkpoint.model.tied is (head != "its own")
     script = (
         "import sys, threading; from forebay_worker.load.checkpoint import open_checkpoint; "
         "found = open_checkpoint(sys.argv[1]); print(found.model.backbone, threading.active_count(), "
-        "'obstore' in sys.modules)"
+        "'obstore' in sys.modules, found.model.tied)"
     )
     made = subprocess.run(
         [sys.executable, "-c", script, world.uri("s3", "m")], capture_output=True, text=True, check=True
     )
-    assert made.stdout.split() == [checkpoint.model.backbone, "1", "False"]
+    assert made.stdout.split() == [checkpoint.model.backbone, "1", "False", str(checkpoint.model.tied)]

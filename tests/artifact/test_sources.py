@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from artifact.servers import Lever
+from artifact.servers import Asked, Lever
 from artifact.sources import TOKEN, Sources, access
 from forebay_worker.artifact.access import Access, Secret
 from forebay_worker.artifact.listing import manifest
@@ -111,6 +112,53 @@ def test_rows_come_alone_and_all_at_once(world: Sources, model: Path, watch: Cal
     assert torch.equal(rows, table[[500, 3, 4, 500]])
     width = table.shape[1] * 4
     assert sorted(end - begin for begin, end in world.web.weights_asked()) == [width, 2 * width]
+
+
+def test_a_source_that_stalls_holds_up_its_own_model_only(
+    world: Sources, model: Path, tiny: Callable[[str], Path], watch: Callable[..., Watched], small_blocks: int
+) -> None:
+    """Its rows too: other models load and have theirs meanwhile."""
+    far, near = open_checkpoint(world.uri("https", "m"), "auto", access("https")), open_checkpoint(tiny("opt").as_uri())
+    opened, stalled = threading.Event(), threading.Event()
+
+    def stall(asked: Asked) -> None:
+        stalled.set()
+        opened.wait(20)
+
+    world.web.lever = Lever(before=stall)
+    watched, came = watch(), []
+    watched.loader.hold(far, range(len(far.tensors)), len(far.tensors))
+    watched.loader.rows(far, "tokens", [3], came.append)
+    assert stalled.wait(20)
+    watched.loader.hold(near, (1, 2), 0)
+    watched.until(lambda: [landed.backbone for landed in watched.landed] == [near.model.backbone] * 2)
+    assert len(watched.rows(near, "tokens", [1, 2])) == 2
+    assert not came
+    opened.set()
+    watched.until(lambda: len(watched.landed) == 2 + len(far.tensors))
+    assert watched.units[2:] == list(range(len(far.tensors))), "in the order told"
+    assert watched.failed == []
+    expected = load_file(model / "model.safetensors")
+    loaded = {name: tensor for landed in watched.landed[2:] for name, tensor in landed.tensors.items()}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    assert watched.loader.bytes_read == far.model.link_bytes + sum(near.model.units[at].link_bytes for at in (1, 2))
+    while not came:
+        opened.wait(0.01)
+
+
+def test_what_cannot_be_fetched_fails_once_and_comes_when_it_is_held_again(
+    world: Sources, model: Path, watch: Callable[..., Watched], small_blocks: int
+) -> None:
+    checkpoint = open_checkpoint(world.uri("https", "m"), "auto", access("https"))
+    world.web.lever = Lever(status=403)
+    watched = watch()
+    watched.loader.hold(checkpoint, (1, 2), 2)
+    watched.until(lambda: bool(watched.failed))
+    assert watched.device.memory.used == 0
+    world.web.lever = Lever()
+    watched.loader.hold(checkpoint, (1, 2), 2)
+    watched.until(lambda: watched.units == [1, 2])
+    assert len(watched.failed) == 1
 
 
 def test_what_the_cache_holds_needs_neither_net_nor_credentials(

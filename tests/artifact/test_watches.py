@@ -44,7 +44,7 @@ async def test_what_passes_is_tried_again_until_it_went_well(reason: str) -> Non
     held, turns, tries, well = Held(f"{reason}: away"), Turns(), [0], asyncio.Event()
     kept = Watches(held, None, turns)  # type: ignore[arg-type]  # of the executor nothing is asked here
 
-    def again() -> None:
+    async def again() -> None:
         tries[0] += 1
         if tries[0] == 3:
             held.errors["b"] = ""
@@ -63,7 +63,11 @@ async def test_what_passes_is_tried_again_until_it_went_well(reason: str) -> Non
 async def test_what_a_person_must_put_right_is_forgotten_so_that_we_are_told_again(reason: str) -> None:
     held, turns, tries = Held(f"{reason}: no"), Turns(), [0]
     kept = Watches(held, None, turns)  # type: ignore[arg-type]
-    kept.retry("b", lambda: tries.append(1))
+
+    async def again() -> None:
+        tries.append(1)
+
+    kept.retry("b", again)
     async with asyncio.timeout(20):
         await held.dropped.wait()
     assert tries == [0], "the same once more would end the same"
@@ -74,8 +78,45 @@ async def test_what_a_person_must_put_right_is_forgotten_so_that_we_are_told_aga
 async def test_what_is_broken_stays_so() -> None:
     held, turns = Held("InvalidCheckpoint: nonsense"), Turns()
     kept = Watches(held, None, turns)  # type: ignore[arg-type]
-    kept.retry("b", lambda: held.errors.clear())
+
+    async def again() -> None:
+        held.errors.clear()
+
+    kept.retry("b", again)
     await asyncio.sleep(0.1)
     assert held.errors == {"b": "InvalidCheckpoint: nonsense"}
     kept.close()
+    await turns.close()
+
+
+@pytest.mark.parametrize("newer", ["held anew", "dropped", "told anew"])
+@pytest.mark.parametrize("reason", ["SourceUnavailable", "Unauthorized"])
+async def test_what_was_told_while_it_waited_for_its_turn_counts_more(reason: str, newer: str) -> None:
+    held, turns, tries, gate = Held(f"{reason}: no"), Turns(), [0], asyncio.Event()
+    kept = Watches(held, None, turns)  # type: ignore[arg-type]
+
+    async def again() -> None:
+        tries.append(1)
+
+    async def other() -> None:
+        """What the newer command brings."""
+
+    async def command() -> None:
+        await gate.wait()
+        if newer == "dropped":
+            held.errors.clear()
+        elif newer == "held anew":
+            held.errors["b"] = ""
+        else:
+            held.errors["b"] = "CacheFull: another matter"
+            kept.retry("b", other)
+
+    turns.start("command", command(), "b")
+    kept.retry("b", again)
+    await asyncio.sleep(0.1)  # several looks, whose work is in line
+    kept.close()
+    gate.set()
+    await asyncio.sleep(0.05)
+    assert tries == [0]
+    assert not held.dropped.is_set()
     await turns.close()

@@ -92,7 +92,8 @@ class HeldLoader:
     def __init__(self, device: Device) -> None:
         self.executor: Executor
         self._device = device
-        self.copying = False
+        self.copying = self.ended = False
+        self.refused: list[tuple[int, str]] = []
         self.rows_held = False
         self.rows_asked: list[tuple[str, tuple[int, ...]]] = []
         self.forgotten: list[tuple[str, frozenset[int] | None]] = []
@@ -126,6 +127,9 @@ class HeldLoader:
 
     def wanted(self, landed: Landed) -> bool:
         return True
+
+    def refuse(self, landed: Landed, error: Exception) -> None:
+        self.refused.append((landed.unit, str(error)))
 
     def forget(self, backbone: str, units: Iterable[int] | None) -> None:
         self.forgotten.append((backbone, None if units is None else frozenset(units)))

@@ -17,6 +17,7 @@ from forebay_worker import stage
 from forebay_worker.device import Device
 from forebay_worker.engine.blocks import BlockPool
 from forebay_worker.formation import FaultReason, Phase
+from forebay_worker.load.stream import Landed
 
 Tiny = Callable[[str], Path]
 
@@ -84,6 +85,45 @@ def test_not_a_number_is_a_fault_and_no_token(rig: Rig, tiny: Tiny, monkeypatch:
     assert ended.reason == "pipeline_gone"
     assert [fault.reason for fault in nodes[1].executor.faults()] == [FaultReason.NOT_A_NUMBER]
     assert reader.tokens() == greedy(folder, (1, 2), len(reader.tokens()))
+
+
+def test_a_unit_that_does_not_fit_is_refused_and_its_memory_given_back(rig: Rig, tiny: Tiny) -> None:
+    folder, node = tiny("llama"), rig.node()
+    node.prepare(folder)
+    reservation = node.device.memory.reserve("llama", 10)
+    backbone = opened(folder).model.backbone
+    node.executor.landed(Landed(backbone, 1, {"odd": torch.ones(1)}, reservation))
+    node.executor.landed(Landed("never prepared", 2, {}, node.device.memory.reserve("other", 10)))
+    until(lambda: len(node.loader.refused) == 2 and not node.device.memory.used, "both are refused")
+    (_, why), (_, unknown) = node.loader.refused
+    assert "unknown ['odd']" in why
+    assert "not prepared" in unknown
+    node.land(folder, [1])
+    until(lambda: node.device.memory.used, "a right one is taken")
+
+
+def test_a_sick_device_keeps_nobody_waiting_for_a_drop(rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, node = tiny("llama"), rig.node()
+    node.prepare(folder)
+    node.land(folder)
+
+    def sticky(device: Device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Device, "trim", sticky)
+    gone: list[frozenset[int]] = []
+    node.executor.drop(opened(folder).model.backbone, (), gone.append)
+    until(lambda: gone, "the drop is answered")
+    assert gone == [frozenset(range(6))]
+    assert node.device.memory.used == 0
+
+
+def test_a_loader_that_is_gone_is_a_fault(rig: Rig) -> None:
+    node = rig.node()
+    assert node.executor.faults() == ()
+    node.loader.ended = True
+    (fault,) = node.executor.faults()
+    assert (fault.reason, "loader thread has ended" in fault.message) == (FaultReason.DEVICE_ERROR, True)
 
 
 def test_no_memory_for_its_blocks_is_said(rig: Rig, tiny: Tiny) -> None:

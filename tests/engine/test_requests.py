@@ -109,6 +109,23 @@ def test_a_stop_string_ends_and_is_not_shown(rig: Rig, tiny: Tiny) -> None:
         assert again.finish() == "stop"
 
 
+def test_a_stop_string_counts_after_min_tokens_only(rig: Rig, tiny: Tiny) -> None:
+    folder = tiny("llama")
+    (node,), epoch = rig.pipeline(folder, 1)
+    (prompt,) = prompts(folder, 1, seed=8)
+    whole = rig.ask(node, epoch, prompt, max_tokens=40).wait()
+    stop = whole.text()[2:5]
+    wanted: dict[str, Any] = {"max_tokens": 40, "stop": (stop,), "params": Params(min_tokens=20)}
+    reader = rig.ask(node, epoch, prompt, **wanted).wait()
+    assert len(reader.tokens()) > 20
+    assert reader.text().startswith(whole.text()[:10])
+    for had in (5, 19, 20):
+        resumed = {0: Resumed(tuple(reader.tokens()[:had]))}
+        again = rig.ask(node, epoch, prompt, resumed=resumed, **wanted).wait()
+        assert reader.tokens() == reader.tokens()[:had] + again.tokens()
+        assert "".join(event.text for event in reader.events[0][:had]) + again.text() == reader.text()
+
+
 def test_an_end_token_is_not_shown_and_can_be_ignored(rig: Rig, tiny: Tiny) -> None:
     folder = tiny("llama")
     (node,), epoch = rig.pipeline(folder, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from checkpoints import FAMILIES
 from engine_parts.local_pipeline import LocalPipeline, Request
@@ -50,6 +51,16 @@ def test_any_number_of_stages_alone_in_chunks_and_in_a_crowd(family: str, tiny: 
             pipeline.run(requests, chunk)
             check(requests, expected)
             assert max(request.cached for request in requests[-4:]) >= 32
+
+
+def test_a_config_that_ties_what_the_files_do_not(tiny: Tiny, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("qwen2"), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    reference, requests = Reference(folder), crowd(3)
+    LocalPipeline(folder, 2).run(requests)
+    check(requests, [reference.answer(request.prompt, ANSWER) for request in requests])
 
 
 def windowed(folder: Path, into: Path, **changes: object) -> Path:

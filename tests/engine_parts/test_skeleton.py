@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_what_does_not_fit_is_refused_whole(tiny: Tiny) -> None:
     assert not skeleton.resident
     with pytest.raises(NotResident):
         skeleton.token_rows(torch.tensor([1]))
+
+
+def test_a_config_that_transformers_reads_in_another_way_is_refused(tiny: Tiny) -> None:
+    """Or the first unit to land would be the one to say so."""
+    checkpoint = open_checkpoint(f"file://{tiny('llama')}", "auto")
+    config = {name: value for name, value in checkpoint.config.items() if name != "num_key_value_heads"}
+    ours = replace(checkpoint.architecture, defaults=(("num_key_value_heads", 2),))
+    with pytest.raises(ValueError, match=r"k_proj\.weight: .* make it \[32, 64\], transformers \[64, 64\]"):
+        Skeleton.build(replace(checkpoint, architecture=ours, config=config))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
 from forebay_worker.engine.text import ChatError, Detokeniser, Text, TextError, TooLong
+from forebay_worker.model.generation import Defaults, defaults
 
 Tiny = Callable[[str], Path]
 LIMIT = 1 << 20
@@ -106,6 +108,39 @@ def test_stop_strings_end_the_text_exactly(texts: dict[str, Text], words: list[s
     assert shown + detokeniser.flush().text == whole
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    words=st.lists(st.sampled_from(["a", "ab", " aba", "日本", "ST"]), max_size=20),
+    stop=st.lists(st.sampled_from(["aba", "abab", "ab", "本a", "STa"]), max_size=3),
+    data=st.data(),
+)
+def test_a_stop_string_that_ends_too_early_does_not_count(
+    texts: dict[str, Text], words: list[str], stop: list[str], data: st.DataObject
+) -> None:
+    text = texts["tiny"]
+    tokens = text.encode_text("".join(words), LIMIT)
+    least = data.draw(st.integers(0, len(tokens)))
+    whole, deaf = stream(text, tokens), len(stream(text, tokens[:least]).removesuffix("\ufffd"))
+    ends = [
+        start
+        for each in stop
+        for start in range(len(whole))
+        if whole.startswith(each, start) and start + len(each) > deaf
+    ]
+    detokeniser = Detokeniser(text, tuple(stop))
+    shown = ""
+    for index, token in enumerate(tokens):
+        piece = detokeniser.push(token, stops=index >= least)
+        shown += piece.text
+        if piece.stopped:
+            break
+    else:
+        shown += detokeniser.flush().text
+    # The first to be complete wins: one that begins earlier and is longer comes too late.
+    done = [end for end in ends if shown == whole[:end]]
+    assert done or (not ends and shown == whole)
+
+
 @settings(deadline=None, max_examples=60)
 @given(words=st.lists(st.sampled_from(["é", "日", "ab", "STOP", "x"]), min_size=1), data=st.data())
 def test_a_replay_goes_on_where_it_left(texts: dict[str, Text], words: list[str], data: st.DataObject) -> None:
@@ -142,6 +177,18 @@ def test_messages_that_make_no_prompt(messages: list[dict[str, Any]], complaint:
         texts["smollm2"].encode_chat(messages, LIMIT)
 
 
+def test_a_template_is_given_what_the_caller_says(tmp_path: Path, folders: dict[str, Path]) -> None:
+    folder = shutil.copytree(folders["smollm2"], tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    template = "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %} quick{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    text, messages = Text(folder), [{"role": "user", "content": "be"}]
+    assert text.encode_chat(messages, LIMIT) == text.encode_text("be", LIMIT)
+    assert text.encode_chat(messages, LIMIT, {"enable_thinking": False}) == text.encode_text("be quick", LIMIT)
+    for name in ("messages", "tokenize", "chat_template", "add_generation_prompt", "eos_token"):
+        with pytest.raises(ChatError, match=f"chat_template_kwargs: '{name}' is not the caller's"):
+            text.encode_chat(messages, LIMIT, {name: True})
+
+
 def test_a_model_without_a_chat_template_says_so(texts: dict[str, Text]) -> None:
     with pytest.raises(ChatError, match="no chat template"):
         texts["sentence piece"].encode_chat([{"role": "user", "content": "x"}], LIMIT)
@@ -159,6 +206,19 @@ def test_ends_come_from_every_file(tmp_path: Path) -> None:
     assert Text(folder).eos == {2, 7, 8, 9}
 
 
+def test_how_a_model_wants_to_be_sampled(tmp_path: Path, texts: dict[str, Text]) -> None:
+    """Numbers count; do_sample, null and nonsense do not."""
+    assert texts["smollm2"].sampling == Defaults()
+    folder = sentence_piece(tmp_path / "model")
+    said = {"do_sample": False, "temperature": 0.6, "top_k": 20, "top_p": None, "repetition_penalty": 1.05}
+    (folder / "generation_config.json").write_text(json.dumps({**said, "eos_token_id": 9}))
+    assert Text(folder).sampling == Defaults(temperature=0.6, top_k=20, repetition_penalty=1.05)
+    wrong = {"temperature": -1, "top_p": "high", "top_k": 2.5, "min_p": True, "repetition_penalty": 0}
+    for name, value in wrong.items():
+        found = defaults({"temperature": 0.5, name: value})
+        assert found == (Defaults() if name == "temperature" else Defaults(temperature=0.5))
+
+
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, tiny: Tiny) -> None:
     (tmp_path / "config.json").write_text((tiny("llama") / "config.json").read_text())
     with pytest.raises(TextError, match=r"no usable tokenizer; must have one of tokenizer\.json"):
@@ -172,3 +232,19 @@ def test_what_cannot_fit_is_not_read(texts: dict[str, Text]) -> None:
         text.encode_text(" river" * 1_000_000, 100)
     with pytest.raises(TooLong, match="bytes"):
         text.encode_chat([{"role": "user", "content": " river" * 1_000_000}], 100)
+
+
+def test_a_prompt_is_neither_cut_nor_filled_up(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """tokenizer.json may carry what its trainer did to texts."""
+    folder = shutil.copytree(folders["smollm2"], tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    file = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(file)
+    text = Text(folder)
+    assert len(text.encode_text("a river " * 20, LIMIT)) > 8
+    assert len(text.encode_text("a", LIMIT)) == 1
+    assert text.encode_chat([{"role": "user", "content": "a"}], LIMIT) == Text(folders["smollm2"]).encode_chat(
+        [{"role": "user", "content": "a"}], LIMIT
+    )

@@ -137,10 +137,8 @@ class _View(view_pb2_grpc.ViewServicer):
 Play = Callable[[engine_pb2.GenerateRequest, grpc.aio.ServicerContext], AsyncIterator[engine_pb2.GenerateEvent]]
 
 
-def accepted(prompt_tokens: int = 7, cached_tokens: int = 2) -> engine_pb2.GenerateEvent:
-    return engine_pb2.GenerateEvent(
-        accepted=engine_pb2.Accepted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
-    )
+def accepted(prompt_tokens: int = 7) -> engine_pb2.GenerateEvent:
+    return engine_pb2.GenerateEvent(accepted=engine_pb2.Accepted(prompt_tokens=prompt_tokens))
 
 
 def token(choice: int, index: int, *, last: bool = False, finish: str = "length", **fields) -> engine_pb2.GenerateEvent:
@@ -152,6 +150,8 @@ def token(choice: int, index: int, *, last: bool = False, finish: str = "length"
         "raw": text.encode(),
         "logprob": -0.5,
         "token": 1000 * choice + index,
+        # What the first token found; the others find what it left.
+        "cached_tokens": 2 if choice == index == 0 else 6,
     } | fields
     return engine_pb2.GenerateEvent(
         token=engine_pb2.Token(choice=choice, index=index, finish=finish if last else "", **given)

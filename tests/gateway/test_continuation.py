@@ -49,7 +49,7 @@ async def test_a_killed_head_costs_a_pause(system):
     first.play = Gate(first=2)
     await system.route(first)
     before = await continuations(system, "head_lost")
-    asked = asyncio.create_task(ask(system, n=2, seed=11))
+    asked = asyncio.create_task(ask(system, n=2, seed=11, chat_template_kwargs={"enable_thinking": False}))
     await until(lambda: first.active == 1)
     await asyncio.sleep(0.05)  # its tokens are under way
     await first.stop()
@@ -68,6 +68,7 @@ async def test_a_killed_head_costs_a_pause(system):
     assert done(resumed) == {0: 2, 1: 2}
     assert [list(choice.tokens) for choice in resumed.resumed] == [[0, 1], [1000, 1001]]
     assert resumed.sampling == first.requests[0].sampling
+    assert resumed.template_json == first.requests[0].template_json == '{"enable_thinking":false}'
     assert await continuations(system, "head_lost") == before + 1
     await until(system.idle)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -160,7 +161,29 @@ async def test_every_parameter_reaches_the_head(served):
     assert list(sampling.stop) == ["x", "y"]
     assert sampling.seed == 2**64 - 1
     assert list(second.sampling.stop) == ["z"]
-    assert second.sampling.temperature == 1
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        assert first.sampling.HasField(name)
+        assert not second.sampling.HasField(name), "for the model to say"
+
+
+async def test_what_a_template_is_given_goes_to_the_head(served):
+    """And parameters that ask for what is done anyway are no error."""
+    async with served.client() as client:
+        await client.chat.completions.create(
+            model="tiny",
+            messages=MESSAGES,
+            extra_body={
+                "chat_template_kwargs": {"enable_thinking": False, "depth": 2},
+                "add_special_tokens": False,
+                "add_generation_prompt": True,
+                "skip_special_tokens": True,
+                "bad_words": [],
+            },
+        )
+        await client.completions.create(model="tiny", prompt="x", extra_body={"add_special_tokens": True})
+    chat, text = served.heads[0].requests
+    assert json.loads(chat.template_json) == {"enable_thinking": False, "depth": 2}
+    assert text.template_json == ""
 
 
 async def test_a_missing_seed_is_drawn(served):

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import checkpoints
 from forebay_api.model import UnitKind
 from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 from forebay_worker.load.safetensors import read_header
+from forebay_worker.model.registry import ARCHITECTURES, Architecture
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -125,6 +127,19 @@ def test_a_duplicate_of_the_tied_matrix_is_not_loaded(copy: Callable[[str], Path
     assert open_checkpoint(folder.as_uri()).model.units == units
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_of_its_own_counts_more_than_a_config_that_ties(copy: Callable[[str], Path], dtype: torch.dtype) -> None:
+    folder = copy("qwen2")
+
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).to(dtype)
+
+    checkpoint = open_checkpoint(change(folder, edit).as_uri())
+    assert not checkpoint.model.tied
+    assert "lm_head.weight" in {held.name for held in checkpoint.tensors[-1]}
+    assert [held.name for held in checkpoint.tensors[0]] == ["model.embed_tokens.weight"]
+
+
 def test_the_key_follows_content_config_and_age(copy: Callable[[str], Path]) -> None:
     folder = copy("llama")
     keys = [open_checkpoint(folder.as_uri()).model.backbone]
@@ -230,6 +245,18 @@ def twice(folder: Path) -> None:
             "UnsupportedArchitecture",
             "rope type 'dynamic'",
         ),
+        (
+            lambda folder: edit_config(
+                folder, rope_parameters={"rope_type": "default"}, rope_scaling={"type": "dynamic", "factor": 2}
+            ),
+            "UnsupportedArchitecture",
+            "rope type 'dynamic' is not supp",
+        ),
+        (
+            lambda folder: edit_config(folder, rope_parameters={"full_attention": {"rope_type": "longrope"}}),
+            "UnsupportedArchitecture",
+            "rope type 'longrope'",
+        ),
     ],
 )
 def test_damage_is_named(copy: Callable[[str], Path], damage: Callable[[Path], object], reason: str, says: str) -> None:
@@ -240,6 +267,27 @@ def test_damage_is_named(copy: Callable[[str], Path], damage: Callable[[Path], o
     assert refused.value.reason == reason
     assert str(folder) in refused.value.message
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("row", ARCHITECTURES.values(), ids=lambda row: row.family)
+def test_what_a_config_leaves_out_is_what_transformers_takes(row: Architecture) -> None:
+    theirs = CONFIG_MAPPING[row.family].from_dict({})
+    said = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+    dims = row.dims({name: getattr(theirs, name) for name in (*said, row.intermediate_field)})
+    assert dims.kv_heads == getattr(theirs, "num_key_value_heads", dims.heads)
+    assert dims.head_dim == getattr(theirs, "head_dim", dims.hidden // dims.heads)
+    assert dims.window == getattr(theirs, "sliding_window", None)
+    assert dims.tied == theirs.tie_word_embeddings
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
+def test_heads_that_a_config_leaves_out_are_not_guessed(copy: Callable[[str], Path], family: str) -> None:
+    folder = copy(family)
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_key_value_heads"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"k_proj\.\w+ has shape|num_key_value_heads is"):
+        open_checkpoint(folder.as_uri())
 
 
 @pytest.mark.parametrize(("field", "value"), [("word_embed_proj_dim", 32), ("do_layer_norm_before", False)])

@@ -284,6 +284,73 @@ def test_an_error_nobody_thought_of_stops_its_model_only(
     assert watched.device.memory.by_owner().keys() == {opened("opt").model.backbone}
 
 
+def test_rows_that_could_not_be_read_come_when_their_model_is_held_again(
+    tiny: Callable[[str], Path], copy: Callable[[str], Path], watch: Watch
+) -> None:
+    file = copy("llama") / "model.safetensors"
+    os.utime(file, ns=(1, 1))
+    checkpoint, watched = open_checkpoint(file.parent.as_uri()), watch()
+    away = file.rename(file.with_suffix(".away"))
+    came: list[torch.Tensor] = []
+    arrived = threading.Event()
+    watched.loader.rows(checkpoint, "tokens", [3], lambda rows: (came.append(rows), arrived.set()))  # type: ignore[func-returns-value]
+    watched.until(lambda: len(watched.failed) == 1)
+    assert not arrived.wait(0.2), "nobody asks in vain again and again"
+    away.rename(file)
+    watched.loader.hold(checkpoint, (1,), 0)
+    assert arrived.wait(20)
+    assert torch.equal(came[0], load_file(file)["model.embed_tokens.weight"][[3]])
+    assert len(watched.failed) == 1
+
+
+def test_a_unit_that_is_refused_is_not_there_and_can_be_held_again(
+    opened: Callable[[str], Checkpoint], watch: Watch
+) -> None:
+    checkpoint, watched = opened("llama"), watch()
+    backbone = checkpoint.model.backbone
+    watched.loader.hold(checkpoint, (1, 2), 0)
+    watched.until(lambda: watched.units == [1, 2])
+    watched.loader.refuse(watched.landed[0], ValueError("does not fit"))
+    assert [(name, str(error)) for name, error in watched.failed] == [(backbone, "does not fit")]
+    assert [(state.unit, state.phase) for state in watched.loader.states(backbone)] == [(2, Phase.RESIDENT)]
+    watched.loader.hold(checkpoint, (1, 2), 0)
+    watched.until(lambda: watched.units == [1, 2, 1])
+
+
+def test_a_device_that_raises_at_everything_ends_no_loader(
+    opened: Callable[[str], Checkpoint], watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA does after an error that stays."""
+
+    def sticky(*about: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    watched = watch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Mapped, "move", sticky)
+        patch.setattr(Mapped, "abandon", sticky)
+        watched.loader.hold(opened("llama"), (1, 2), 1)
+        watched.until(lambda: len(watched.failed) == 1)
+    assert watched.device.memory.used == 0
+    watched.loader.hold(opened("opt"), (1, 2), 0)
+    watched.until(lambda: watched.units == [1, 2])
+    assert not watched.loader.ended
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_ended_is_not_passed_over(opened: Callable[[str], Checkpoint], watch: Watch) -> None:
+    watched = watch()
+
+    def burst(landed: Landed) -> None:
+        raise RuntimeError("nobody can take it")
+
+    watched.on_landed = burst
+    watched.loader.hold(opened("llama"), (1,), 0)
+    spin = threading.Event()
+    while not watched.loader.ended:
+        assert not spin.wait(0.005)
+
+
 @pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "read"])
 def test_a_file_cut_short_in_the_middle_of_a_unit_is_an_error_and_no_crash(
     copy: Callable[[str], Path], mapped: bool

@@ -46,6 +46,18 @@ def test_an_urgent_unit_overtakes_a_background_unit_that_is_begun() -> None:
     assert queue.next() == first, "what was begun goes on"
 
 
+def test_a_backbone_that_waits_for_its_bytes_is_passed_over() -> None:
+    queue = Queue()
+    queue.hold("a", [1, 2], urgent=2)
+    queue.hold("b", [5], urgent=0)
+    first = queue.next()
+    assert first == Pick("a", 1)
+    queue.begin(first)
+    assert queue.next({"a"}) == Pick("b", 5)
+    assert queue.next({"a", "b"}) is None
+    assert queue.next() == first
+
+
 def test_a_new_order_works_at_once_and_begun_units_are_finished() -> None:
     queue = Queue()
     queue.hold("a", (0, 1, 2, 3), 0)

@@ -159,7 +159,7 @@ class System:
                 request_id=f"{head}-{epoch.term}.{epoch.counter}-{time.monotonic_ns()}",
                 epoch=epoch,
                 backbone=model.backbone,
-                sampling=engine_pb2.Sampling(max_tokens=count, seed=1, ignore_eos=True),
+                sampling=engine_pb2.Sampling(max_tokens=count, seed=1, temperature=0, ignore_eos=True),
                 **({"token_ids": engine_pb2.TokenIds(ids=prompt)} if isinstance(prompt, list) else prompt),
             ),
         )

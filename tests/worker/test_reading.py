@@ -12,6 +12,7 @@ import pytest
 from forebay_wire.v1 import engine_pb2
 from forebay_worker import service
 from forebay_worker.engine.request import Accepted, Ended, Request
+from forebay_worker.model.generation import Defaults
 
 
 class Answering:
@@ -30,7 +31,7 @@ async def test_who_reads_for_long_has_heartbeats(monkeypatch: pytest.MonkeyPatch
         return [1, 2, 3]
 
     checkpoint = SimpleNamespace(model=SimpleNamespace(max_model_len=64))
-    parts: Any = SimpleNamespace(text=SimpleNamespace(encode_text=slowly), checkpoint=checkpoint)
+    parts: Any = SimpleNamespace(text=SimpleNamespace(encode_text=slowly, sampling=Defaults()), checkpoint=checkpoint)
     executor: Any = Answering()
     engine = service.EngineService(executor, lambda backbone: parts, lambda: False)
     try:
@@ -40,3 +41,34 @@ async def test_who_reads_for_long_has_heartbeats(monkeypatch: pytest.MonkeyPatch
         engine.close()
     assert kinds[:2] == ["heartbeat", "heartbeat"]
     assert kinds[-1] == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        ({}, (0.6, 0.95, 20, 0.0, 1.1)),
+        ({"temperature": 0, "top_k": 0, "repetition_penalty": 1}, (0.0, 0.95, 0, 0.0, 1.0)),
+        ({"temperature": 0.5, "top_p": 1, "min_p": 0.25}, (0.5, 1.0, 20, 0.25, 1.1)),
+    ],
+    ids=["nothing", "all off", "some"],
+)
+async def test_what_a_caller_leaves_out_the_model_says(said: dict[str, float], taken: tuple[float, ...]) -> None:
+    asked: list[Request] = []
+
+    class Taking(Answering):
+        def submit(self, epoch: object, request: Request, sink: Any) -> None:
+            asked.append(request)
+            super().submit(epoch, request, sink)
+
+    text = SimpleNamespace(sampling=Defaults(temperature=0.6, top_p=0.95, top_k=20, repetition_penalty=1.1))
+    parts: Any = SimpleNamespace(text=text, checkpoint=SimpleNamespace(model=SimpleNamespace(max_model_len=64)))
+    executor: Any = Taking()
+    engine = service.EngineService(executor, lambda backbone: parts, lambda: False)
+    ids, sampling = engine_pb2.TokenIds(ids=[1]), engine_pb2.Sampling(**said)
+    ask = engine_pb2.GenerateRequest(request_id="r", backbone="b", token_ids=ids, sampling=sampling)
+    try:
+        assert [event async for event in engine.Generate(ask, Mock())]
+    finally:
+        engine.close()
+    params = asked[0].params
+    assert (params.temperature, params.top_p, params.top_k, params.min_p, params.repetition_penalty) == taken

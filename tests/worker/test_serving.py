@@ -145,7 +145,8 @@ def test_prompts_are_texts_and_chats_too(system: System, model: model_pb2.Model)
     system.hold("w0", model, units(model))
     epoch = system.form(model, (1, 3), ("w0", 0, units(model)[-1]))
     chat = json.dumps([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}])
-    for prompt in ({"text": "Hello there"}, {"messages_json": chat}):
+    more = {"messages_json": chat, "template_json": '{"enable_thinking": false}'}
+    for prompt in ({"text": "Hello there"}, {"messages_json": chat}, more):
         assert len(system.generate("w0", model, epoch, prompt, 3).tokens()) == 3
 
 
@@ -156,6 +157,15 @@ def test_wrong_messages_are_the_callers_fault(system: System, model: model_pb2.M
     system.send("w0", prepare=fleet_pb2.Prepare(model=ref(model)))
     system.fleet.wait_for("w0", lambda report: any(each.backbone == model.backbone for each in report.prepared))
     stream = system.generate("w0", model, model_pb2.Epoch(term=1, counter=9), {"messages_json": messages}, 1)
+    assert stream.refusal() == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_request")
+
+
+@pytest.mark.parametrize("template", ["not json", "[]", '{"a": {}}', '{"messages": 1}'])
+def test_a_wrong_template_is_the_callers_fault(system: System, model: model_pb2.Model, template: str) -> None:
+    system.send("w0", prepare=fleet_pb2.Prepare(model=ref(model)))
+    system.fleet.wait_for("w0", lambda report: any(each.backbone == model.backbone for each in report.prepared))
+    prompt = {"messages_json": '[{"role": "user", "content": "x"}]', "template_json": template}
+    stream = system.generate("w0", model, model_pb2.Epoch(term=1, counter=9), prompt, 1)
     assert stream.refusal() == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_request")
 
 

@@ -137,7 +137,7 @@ class Commands:
     async def _hold(self, ask: fleet_pb2.Hold) -> None:
         ref = Ref.of(ask.model)
         if ref.remote:
-            self._watches.retry(ref.backbone, lambda: self._turns.start("hold", self._hold(ask), ref.backbone))
+            self._watches.retry(ref.backbone, lambda: self._hold(ask))
         try:
             checkpoint = await self._open(ref)
             if beyond := [unit for unit in ask.order if unit >= len(checkpoint.model.units)]:

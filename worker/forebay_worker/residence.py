@@ -26,10 +26,13 @@ class Loads(Protocol):
 
     @property
     def copying(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
     def rows(
         self, checkpoint: Checkpoint, table: str, ids: Sequence[int], done: Callable[[torch.Tensor], None]
     ) -> None: ...
     def wanted(self, landed: Landed) -> bool: ...
+    def refuse(self, landed: Landed, error: Exception) -> None: ...
     def forget(self, backbone: str, units: Iterable[int] | None) -> None: ...
 
 
@@ -126,16 +129,26 @@ class Residence:
         if unit.unit in self._reservations or not self._loader.wanted(unit):
             unit.discard()  # here already, or let go while it was on its way to this thread
             return
-        if unit.event is not None:
-            torch.cuda.current_stream(self.skeleton.device).wait_event(unit.event)
-        self.skeleton.fill(unit.unit, unit.tensors)
+        try:
+            if unit.event is not None:
+                torch.cuda.current_stream(self.skeleton.device).wait_event(unit.event)
+            self.skeleton.fill(unit.unit, unit.tensors)
+        except Exception as error:
+            self._loader.refuse(unit, error)
+            unit.discard()
+            raise
         self._reservations[unit.unit] = unit.reservation
 
     def drop(self, units: Iterable[int]) -> None:
         """Let units go, resident or still to be loaded, and give their memory back."""
         gone = set(units)
-        if self.skeleton.device.type == "cuda":
-            torch.cuda.synchronize(self.skeleton.device)  # the copy stream may have this memory next
+        try:
+            if self.skeleton.device.type == "cuda":
+                torch.cuda.synchronize(self.skeleton.device)  # the copy stream may have this memory next
+        finally:
+            self._let_go(gone)
+
+    def _let_go(self, gone: set[int]) -> None:
         whole = len(gone) == len(self.checkpoint.model.units)
         self._loader.forget(self.backbone, None if whole else gone)
         if whole:

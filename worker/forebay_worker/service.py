@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -23,6 +24,7 @@ from forebay_wire.v1 import engine_pb2, engine_pb2_grpc
 from forebay_worker.engine.request import Accepted, Ended, Event, Refused, Request, Resumed, TokenOut
 from forebay_worker.engine.sample import Params
 from forebay_worker.engine.text import ChatError, TooLong
+from forebay_worker.model.generation import Defaults
 from forebay_worker.shelf import Parts
 from forebay_worker.stage import Executor
 
@@ -33,6 +35,8 @@ HEARTBEAT_SECONDS = 1.0
 OUTBOX_EVENTS = 4096
 """Tokens that may wait for a slow reader; some hundreds of kB."""
 MOST_STOPS = 64
+
+OPTIONAL = tuple(field.name for field in fields(Defaults))
 
 SLOW_CONSUMER = "slow_consumer"
 STATUS = {
@@ -154,8 +158,8 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             case "text":
                 prompt = await loop.run_in_executor(self._encoding, text.encode_text, ask.text, limit)
             case "messages_json":
-                messages = _messages(ask.messages_json)
-                prompt = await loop.run_in_executor(self._encoding, text.encode_chat, messages, limit)
+                messages, more = _messages(ask.messages_json), _template(ask.template_json)
+                prompt = await loop.run_in_executor(self._encoding, text.encode_chat, messages, limit, more)
             case "token_ids":
                 prompt = list(ask.token_ids.ids)
             case _:
@@ -164,7 +168,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             request_id=self._unique(ask.request_id),
             function=ask.function,
             prompt=tuple(prompt),
-            params=_params(ask.sampling),
+            params=_params(ask.sampling, text.sampling),
             n=ask.sampling.n or 1,
             max_tokens=ask.sampling.max_tokens,
             stop=tuple(ask.sampling.stop),
@@ -179,15 +183,13 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         return next(name for name in names if name not in self._open)
 
 
-def _params(sampling: engine_pb2.Sampling) -> Params:
+def _params(sampling: engine_pb2.Sampling, defaults: Defaults) -> Params:
+    """What the caller says counts, else what the model does: so it is the same wherever a request goes on."""
+    said = {name: getattr(sampling if sampling.HasField(name) else defaults, name) for name in OPTIONAL}
     return Params(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p or 1.0,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
+        **said,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty or 1.0,
         min_tokens=sampling.min_tokens,
         logit_bias=tuple(sorted(sampling.logit_bias.items())),
         seed=sampling.seed,
@@ -217,6 +219,17 @@ def _messages(text: str) -> list[dict[str, Any]]:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(f"messages[{index}]: must be an object with a role, such as user, and content")
     return messages
+
+
+def _template(text: str) -> dict[str, Any]:
+    """What a chat template is given besides messages. Raises InvalidRequest."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:
+        raise InvalidRequest(f"chat_template_kwargs: not JSON ({error})") from None
+    if not isinstance(found, dict) or any(isinstance(value, dict | list) for value in found.values()):
+        raise InvalidRequest("chat_template_kwargs: must be an object of strings, numbers, booleans and null")
+    return found
 
 
 def _message(event: Accepted | TokenOut | None) -> engine_pb2.GenerateEvent:

@@ -144,16 +144,17 @@ class Executor:
         return self._status
 
     def faults(self) -> tuple[Fault, ...]:
-        """The last ones, and an operation that has been computing for too long right now."""
-        since = self._pipelines.clock.busy_since
-        overdue: tuple[Fault, ...] = ()
+        """The last ones, an operation that has been computing for too long right now, and threads that are gone."""
+        since, now = self._pipelines.clock.busy_since, time.time_ns() // 1000
+        found = list(self._pipelines.faults)
         if since is not None and (seconds := time.monotonic() - since) > OVERDUE_SECONDS:
             message = f"an operation has been computing for more than {OVERDUE_SECONDS:.0f} s"
-            overdue = (Fault(FaultReason.STEP_OVERDUE, message, time.time_ns() // 1000 - int(seconds * 1e6)),)
-        if not (self._stopping or self._thread.is_alive()):
-            message = "the device thread has ended; the worker's log says why"
-            overdue = (Fault(FaultReason.DEVICE_ERROR, message, time.time_ns() // 1000),)
-        return (*self._pipelines.faults, *overdue)
+            found.append(Fault(FaultReason.STEP_OVERDUE, message, now - int(seconds * 1e6)))
+        ended = {"device": not (self._stopping or self._thread.is_alive()), "loader": self._loader.ended}
+        for name in (name for name, gone in ended.items() if gone):
+            message = f"the {name} thread has ended; the worker's log says why"
+            found.append(Fault(FaultReason.DEVICE_ERROR, message, now))
+        return tuple(found)
 
     @property
     def counters(self) -> Tally:
@@ -238,8 +239,10 @@ class Executor:
     def _land(self, unit: Landed) -> None:
         residence = self._residences.get(unit.backbone)
         if residence is None:
+            error = ValueError(f"unit {unit.unit} of {unit.backbone} landed, which is not prepared here")
+            self._loader.refuse(unit, error)
             unit.discard()
-            raise ValueError(f"unit {unit.unit} of {unit.backbone} landed, which is not prepared here")
+            raise error
         residence.land(unit)
 
     def _form(self, formation: Formation) -> None:
@@ -255,9 +258,11 @@ class Executor:
             self._pipelines.absolve(backbone)
         wanted = units or frozenset(unit.index for unit in residence.checkpoint.model.units)
         gone = wanted - self._pipelines.units_in_use(backbone)
-        residence.drop(gone)
-        self._device.trim()
-        done(gone)
+        try:
+            residence.drop(gone)
+            self._device.trim()
+        finally:  # they are gone, even where a sick device raises
+            done(gone)
 
     def _probe(self, backbone: str, done: Callable[[Probe], None]) -> None:
         if residence := self._residences.get(backbone):

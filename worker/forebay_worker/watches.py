@@ -4,7 +4,7 @@ out damaged, and goes on with those whose source was away."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import structlog
 
@@ -31,6 +31,7 @@ without this worker."""
 FORGET_SECONDS = {f"{UNAUTHORIZED}:": 30.0, f"{CHECKSUM_MISMATCH}:": DAMAGE_SECONDS}
 """After which an error is forgotten that a person may have put right at the source: the operator tells no worker to
 hold what it reports to have failed with."""
+Again = Callable[[], Coroutine[None, None, None]]
 PASSING = (f"{SOURCE_UNAVAILABLE}:", f"{CACHE_FULL}:")
 
 
@@ -43,7 +44,7 @@ class Watches:
         self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Watch] = {}
-        self._again: dict[str, Callable[[], None]] = {}
+        self._again: dict[str, Again] = {}
         self._refused: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -60,8 +61,8 @@ class Watches:
 
         self._kept[backbone] = Watch(checkpoint.artifact, spans, damaged)
 
-    def retry(self, backbone: str, again: Callable[[], None]) -> None:
-        """``again`` is called now and then, while holding ``backbone`` has failed for a reason that passes."""
+    def retry(self, backbone: str, again: Again) -> None:
+        """``again`` is done now and then, while holding ``backbone`` has failed for a reason that passes."""
         self._again[backbone] = again
         if self._timer is None:
             self._timer = self._loop.call_later(AGAIN_SECONDS, self._look)
@@ -73,7 +74,7 @@ class Watches:
         for backbone, again in tuple(self._again.items()):
             if held[backbone].error.startswith(PASSING):
                 log.info("hold.again", backbone=backbone)
-                again()
+                self._turns.start("hold", self._go_on(backbone, again), backbone)
             self._forget(backbone, held[backbone].error)
         if self._again:
             self._timer = self._loop.call_later(AGAIN_SECONDS, self._look)
@@ -84,9 +85,19 @@ class Watches:
         if seconds is None:
             self._refused.pop(backbone, None)
         elif self._refused.setdefault(backbone, now) + seconds <= now:
-            self._turns.start("forget", self._drop(backbone), backbone)
+            self._turns.start("forget", self._drop(backbone, error), backbone)
 
-    async def _drop(self, backbone: str) -> None:
+    async def _go_on(self, backbone: str, again: Again) -> None:
+        """Unless its turn came after that of a command, which says something newer."""
+        held = self._holdings.seen().get(backbone)
+        if held and held.error.startswith(PASSING) and self._again.get(backbone) is again:
+            await again()
+
+    async def _drop(self, backbone: str, error: str) -> None:
+        """Unless, likewise, it is held anew."""
+        held = self._holdings.seen().get(backbone)
+        if held is None or held.error != error:
+            return
         await self._holdings.drop(backbone, ())
         if self._holdings.checkpoint(backbone) is None:
             self.end(backbone)

@@ -27,15 +27,17 @@ class Choice:
 
 @dataclass(slots=True)
 class Usage:
+    """``cached_tokens`` is None until a token came: later ones may have found what this request itself computed."""
+
     prompt_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
 
     def to_json(self, completion_tokens: int) -> Json:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": self.prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": min(self.cached_tokens, self.prompt_tokens)},
+            "prompt_tokens_details": {"cached_tokens": min(self.cached_tokens or 0, self.prompt_tokens)},
         }
 
 
@@ -56,10 +58,9 @@ class Answer:
         return Choice(ChatLogprobs() if self.chat else CompletionLogprobs())
 
     def accepted(self, prompt: int, accepted: Accepted) -> None:
-        """A head took a prompt; a second head's counts (of prompt and tokens so far) are no news."""
+        """A head took a prompt; a second head's count (of prompt and tokens so far) is no news."""
         usage = self._prompts[prompt]
-        if not usage.prompt_tokens:
-            usage.prompt_tokens, usage.cached_tokens = accepted.prompt_tokens, accepted.cached_tokens
+        usage.prompt_tokens = usage.prompt_tokens or accepted.prompt_tokens
 
     def chunks(self, prompt: int, token: Token) -> list[Json]:
         """What a stream shows of this token: nothing while its text is held back."""
@@ -106,7 +107,8 @@ class Answer:
         choice.tokens += 1
         choice.finish = token.finish or None
         usage = self._prompts[prompt]
-        usage.cached_tokens = usage.cached_tokens or token.cached_tokens
+        if usage.cached_tokens is None:
+            usage.cached_tokens = token.cached_tokens
         return index, choice
 
     def _chunk_head(self) -> Json:
@@ -129,6 +131,6 @@ class Answer:
     def _usage(self) -> Json:
         total = Usage(
             prompt_tokens=sum(usage.prompt_tokens for usage in self._prompts),
-            cached_tokens=sum(usage.cached_tokens for usage in self._prompts),
+            cached_tokens=sum(usage.cached_tokens or 0 for usage in self._prompts),
         )
         return total.to_json(sum(choice.tokens for choice in self._choices))

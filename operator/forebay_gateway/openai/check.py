@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
+from forebay_gateway.ask import Kind
 from forebay_gateway.errors import InvalidRequest
 
 MAX_TOKENS = 2**31 - 1
@@ -14,6 +17,7 @@ MAX_N = 64
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024
 MAX_BIASES = 1024
+MAX_TEMPLATE_BYTES = 4096
 
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 1, MAX_TOKENS),
@@ -44,10 +48,19 @@ def _empty(value: Any) -> bool:
     return not value
 
 
+def _absent_or_true(value: Any) -> bool:
+    return value is None or value is True
+
+
+def _null(value: Any) -> bool:
+    return value is None
+
+
 _ABSENT = Unsupported(_empty)
+_ALWAYS = Unsupported(_absent_or_true, ": only true is")
 
 # Parameters that would change the answer: leaving them out silently would be wrong.
-UNSUPPORTED: Mapping[str, Unsupported] = {
+_UNSUPPORTED: Mapping[str, Unsupported] = {
     "response_format": Unsupported(lambda v: not v or v == {"type": "text"}, ': only {"type": "text"} is'),
     "tools": _ABSENT,
     "tool_choice": Unsupported(lambda v: v in (None, "none", "auto")),
@@ -56,18 +69,31 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
     "audio": _ABSENT,
     "modalities": Unsupported(lambda v: not v or v == ["text"], ': only ["text"] is'),
     "prediction": _ABSENT,
-    "web_search_options": Unsupported(lambda v: v is None),
+    "web_search_options": Unsupported(_null),
     "echo": _ABSENT,
     "suffix": _ABSENT,
     "best_of": Unsupported(lambda v: v in (None, 1), ": ask for n choices and choose among them"),
     "use_beam_search": _ABSENT,
-    "prompt_logprobs": Unsupported(lambda v: v is None),
+    "prompt_logprobs": Unsupported(_null),
     "stop_token_ids": _ABSENT,
+    "bad_words": _ABSENT,
+    "allowed_token_ids": Unsupported(_null),
+    "truncate_prompt_tokens": Unsupported(_null),
+    "include_stop_str_in_output": _ABSENT,
+    "skip_special_tokens": _ALWAYS,
+    "chat_template": _ABSENT,
+    "add_generation_prompt": _ALWAYS,
+    "continue_final_message": _ABSENT,
+    "documents": _ABSENT,
     "structured_outputs": _ABSENT,
     "guided_json": _ABSENT,
     "guided_regex": _ABSENT,
     "guided_choice": _ABSENT,
     "guided_grammar": _ABSENT,
+}
+UNSUPPORTED: Mapping[Kind, Mapping[str, Unsupported]] = {
+    Kind.CHAT: {**_UNSUPPORTED, "add_special_tokens": Unsupported(_empty, ": only false is, the template adds them")},
+    Kind.COMPLETION: {**_UNSUPPORTED, "add_special_tokens": _ALWAYS},
 }
 
 
@@ -103,6 +129,17 @@ def logit_bias(found: Mapping[str, float] | None) -> dict[int, float]:
             raise InvalidRequest(f"logit_bias: {value} is out of range: expected from -100 to 100", param="logit_bias")
         biases[int(key)] = value
     return biases
+
+
+def template(found: Mapping[str, Any] | None) -> str:
+    """What the chat template is given besides messages, as JSON. Raises InvalidRequest."""
+    text = msgspec.json.encode(found).decode() if found else ""
+    if len(text) > MAX_TEMPLATE_BYTES:
+        raise InvalidRequest(
+            f"chat_template_kwargs: {len(text)} bytes, expected at most {MAX_TEMPLATE_BYTES}",
+            param="chat_template_kwargs",
+        )
+    return text
 
 
 def messages(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -53,6 +53,7 @@ class ChatBody(Common, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    chat_template_kwargs: dict[str, str | int | float | bool | None] | None = None
 
 
 class CompletionBody(Common, kw_only=True):
@@ -62,7 +63,10 @@ class CompletionBody(Common, kw_only=True):
 
 Body = TypeVar("Body", ChatBody, CompletionBody)
 
-_FIELDS = {kind: frozenset(kind.__struct_fields__) for kind in (ChatBody, CompletionBody)}
+_FIELDS = {
+    Kind.CHAT: frozenset(ChatBody.__struct_fields__),
+    Kind.COMPLETION: frozenset(CompletionBody.__struct_fields__),
+}
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_chat = msgspec.json.Decoder(ChatBody).decode
 _decode_completion = msgspec.json.Decoder(CompletionBody).decode
@@ -75,7 +79,7 @@ def parse(kind: Kind, body: bytes) -> Ask:
 
 def parse_chat(body: bytes) -> Ask:
     """Of /v1/chat/completions. Raises InvalidRequest."""
-    ignored = _examine(body, ChatBody)
+    ignored = _examine(body, Kind.CHAT)
     chat = _decode(_decode_chat, body)
     check.within("top_logprobs", chat.top_logprobs, 0, check.MAX_TOP_LOGPROBS)
     if chat.top_logprobs and not chat.logprobs:
@@ -83,13 +87,14 @@ def parse_chat(body: bytes) -> Ask:
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     check.within("max_completion_tokens", chat.max_completion_tokens, 1, check.MAX_TOKENS)
     sampling = _sampling(chat, limit or 0, logprobs=bool(chat.logprobs), top_logprobs=chat.top_logprobs or 0)
-    prompt = Messages(msgspec.json.encode(check.messages(chat.messages)).decode())
+    messages = msgspec.json.encode(check.messages(chat.messages)).decode()
+    prompt = Messages(messages, check.template(chat.chat_template_kwargs))
     return _ask(Kind.CHAT, chat, (prompt,), sampling, ignored)
 
 
 def parse_completion(body: bytes) -> Ask:
     """Of /v1/completions. Raises InvalidRequest."""
-    ignored = _examine(body, CompletionBody)
+    ignored = _examine(body, Kind.COMPLETION)
     completion = _decode(_decode_completion, body)
     check.within("logprobs", completion.logprobs, 0, check.MAX_TOP_LOGPROBS)
     limit = DEFAULT_COMPLETION_TOKENS if completion.max_tokens is None else completion.max_tokens
@@ -123,14 +128,14 @@ def _ask(
     )
 
 
-def _examine(body: bytes, shape: type[ChatBody] | type[CompletionBody]) -> tuple[str, ...]:
+def _examine(body: bytes, kind: Kind) -> tuple[str, ...]:
     """Refuse what would change the answer and is not supported; the names of what is left over."""
-    found = _decode(_decode_keys, body)
-    extra = {name: raw for name, raw in found.items() if name not in _FIELDS[shape]}
+    found, rules = _decode(_decode_keys, body), check.UNSUPPORTED[kind]
+    extra = {name: raw for name, raw in found.items() if name not in _FIELDS[kind]}
     for name, raw in extra.items():
-        if (rule := check.UNSUPPORTED.get(name)) and not rule.harmless(_decode(msgspec.json.decode, raw)):
+        if (rule := rules.get(name)) and not rule.harmless(_decode(msgspec.json.decode, raw)):
             raise InvalidRequest(f"{name} is not supported{rule.but}", param=name)
-    return tuple(islice((name for name in extra if name not in check.UNSUPPORTED), MAX_IGNORED))
+    return tuple(islice((name for name in extra if name not in rules), MAX_IGNORED))
 
 
 def _decode(decode: Any, body: bytes | msgspec.Raw) -> Any:
@@ -193,13 +198,13 @@ def _sampling(body: ChatBody | CompletionBody, max_tokens: int, *, logprobs: boo
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=body.min_tokens or 0,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=max(0, body.top_k or 0),
-        min_p=body.min_p or 0.0,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=None if body.top_k is None else max(0, body.top_k),
+        min_p=body.min_p,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        repetition_penalty=body.repetition_penalty,
         stop=check.stop(body.stop),
         ignore_eos=bool(body.ignore_eos),
         seed=None if body.seed is None else body.seed % 2**64,

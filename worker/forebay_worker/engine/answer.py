@@ -27,8 +27,8 @@ class Answer:
     def __post_init__(self) -> None:
         """Replays what was resumed, silently: its reader has the text."""
         self._detokeniser = Detokeniser(self.text, self.request.stop, self.request.prompt)
-        for token in self.output:
-            self.stopped = self._detokeniser.push(token).stopped
+        for index, token in enumerate(self.output):
+            self.stopped = self._detokeniser.push(token, stops=self._stops(index)).stopped
 
     @property
     def complete(self) -> bool:
@@ -76,11 +76,15 @@ class Answer:
         last, text = len(self.output) - 1, self._detokeniser.flush().text
         return TokenOut(self.index, last, self.output[-1], text, finish="stop" if self._ended else "length")
 
+    def _stops(self, index: int) -> bool:
+        """Whether a stop string may end with this token: min_tokens hold it back as they do an end token."""
+        return index >= self.params.min_tokens
+
     def _spell(self, token: int) -> tuple[str, str]:
         """What may be shown now, and why the answer ends with ``token`` if it does. An end token is not shown."""
         if token in self.params.eos and not self.request.ignore_eos:
             return self._detokeniser.flush().text, "stop"
-        piece = self._detokeniser.push(token)
+        piece = self._detokeniser.push(token, stops=self._stops(len(self.output) - 1))
         if piece.stopped:
             return piece.text, "stop"
         if len(self.output) >= self.limit:

@@ -31,7 +31,7 @@ class NotFinite(ArithmeticError):
 class Params:
     """How the tokens of one request are chosen. The defaults are greedy, and everything else off.
 
-    ``eos`` may not come before ``min_tokens`` are out. ``top_logprobs`` counts only with ``logprobs``.
+    ``eos`` and stop strings may not come before ``min_tokens`` are out. ``top_logprobs`` counts only with ``logprobs``.
     """
 
     temperature: float = 0.0

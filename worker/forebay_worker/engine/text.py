@@ -13,17 +13,24 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from forebay_worker.model import generation
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # without any, transformers makes an empty tokenizer
 CONFIGS = ("generation_config.json", "config.json")  # both may say where an answer ends
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+OURS = frozenset(signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"conversations", "messages"}
+"""Names by which transformers, or every template, knows something else."""
 
 
 class TextError(ValueError):
@@ -52,6 +59,8 @@ class Text:
         self._backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if self._backend is None:
             raise TextError(f"{folder}: {type(self._tokenizer).__name__} has no tokenizer.json")
+        self._backend.no_truncation()  # a prompt is taken as it is, or refused
+        self._backend.no_padding()
         steps = _decoder_steps(self._backend.decoder)
         self._to_bytes = _to_bytes(steps)
         self.strips_first_space = any(_strips_first_space(step) for step in steps)
@@ -59,6 +68,7 @@ class Text:
         self.special = frozenset(token for token, content in added.items() if content.special)
         self._bytes: dict[int, bytes] = {}
         self.eos = frozenset(_ends(folder, self._tokenizer.eos_token_id))
+        self.sampling = generation.read(folder)
 
     def encode_text(self, text: str, limit: int) -> list[int]:
         """Ids of a bare prompt, with whatever the model wants before or after it. Raises TooLong for a text that cannot
@@ -67,14 +77,18 @@ class Text:
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], limit: int) -> list[int]:
-        """Ids of OpenAI chat ``messages``, up to where the assistant begins to speak. Raises ChatError, and TooLong as
-        `encode_text` does."""
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], limit: int, more: Mapping[str, Any] = NOTHING
+    ) -> list[int]:
+        """Ids of OpenAI chat ``messages``, up to where the assistant begins to speak. The template is given ``more``
+        too. Raises ChatError, and TooLong as `encode_text` does."""
         if self._tokenizer.chat_template is None:
             raise ChatError("this model has no chat template: use /v1/completions")
+        if taken := sorted(more.keys() & (OURS | self._tokenizer.special_tokens_map.keys())):
+            raise ChatError(f"chat_template_kwargs: {taken[0]!r} is not the caller's to say")
         plain = [{**message, "content": _content(message)} for message in messages]
         try:
-            prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+            prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **more)
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise ChatError(f"messages: the model's chat template refuses them ({error})") from error
         self._look(prompt, limit)
@@ -119,6 +133,7 @@ class Detokeniser:
 
     All pieces together are ``decode(tokens, skip_special_tokens=True)``, up to the first stop string. With a ``prompt``
     they are what follows its text: a leading space is kept, which some tokenizers drop from the beginning of a text.
+    A stop string counts only where it ends in the text of a token that was pushed with ``stops``.
     """
 
     def __init__(self, text: Text, stop: tuple[str, ...] = (), prompt: Iterable[int] = ()) -> None:
@@ -129,32 +144,36 @@ class Detokeniser:
         self._longest = max(map(len, stop), default=0)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self._deaf = 0  # of what is held, so much may not end a stop string
         self._stopped = False
         self._strip = text.strips_first_space and not any(token not in text.special for token in prompt)
 
-    def push(self, token: int) -> Piece:
+    def push(self, token: int, *, stops: bool = True) -> Piece:
         """What may be shown after ``token``; special tokens say nothing."""
         if token in self._text.special:
             return Piece("", self._stopped)
-        return self._show(self._decoder.decode(self._text.token_bytes(token)), final=False)
+        return self._show(self._decoder.decode(self._text.token_bytes(token)), stops=stops, final=False)
 
     def flush(self) -> Piece:
         """The rest: no more tokens will come. An unfinished character becomes U+FFFD."""
-        return self._show(self._decoder.decode(b"", final=True), final=True)
+        return self._show(self._decoder.decode(b"", final=True), stops=True, final=True)
 
-    def _show(self, fresh: str, final: bool) -> Piece:
+    def _show(self, fresh: str, *, stops: bool, final: bool) -> Piece:
         if self._stopped:
             return Piece("", True)
         if self._strip and fresh:
             fresh = fresh.removeprefix(" ")
             self._strip = False
         text = self._held + fresh
-        ends = [end for end in (text.find(stop) for stop in self._stop) if end >= 0]
+        self._deaf = self._deaf if stops else len(text)
+        found = (text.find(stop, max(0, self._deaf - len(stop) + 1)) for stop in self._stop)
+        ends = [end for end in found if end >= 0]
         if ends:
             self._stopped, self._held = True, ""
             return Piece(text[: min(ends)], True)
         shown = len(text) if final else len(text) - self._unsure(text)
         self._held = text[shown:]
+        self._deaf = max(0, self._deaf - shown)
         return Piece(text[:shown], False)
 
     def _unsure(self, text: str) -> int:

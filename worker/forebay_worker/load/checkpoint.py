@@ -28,6 +28,7 @@ from forebay_worker.artifact.local import check_folder
 from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
 from forebay_worker.load.safetensors import BrokenFile, Entry, Header, parse_header, read_header
 from forebay_worker.load.tensors import DTYPES, ITEM_BYTES, Stamp, TensorSlice, layout
+from forebay_worker.load.tied import two_matrices
 from forebay_worker.model import registry
 from forebay_worker.model.registry import Architecture, Dims
 
@@ -50,7 +51,8 @@ INDEX = "model.safetensors.index.json"
 @dataclass(frozen=True)
 class Checkpoint:
     """``tensors[u]`` are those of unit u, by file and offset. ``tables`` are looked up by row: "tokens" (of a tied
-    model the matrix of the last unit) and, where positions are learned, "positions"."""
+    model the matrix of the last unit) and, where positions are learned, "positions". ``config`` is that of the model
+    as its files have it: not tied when they hold two matrices."""
 
     model: Model
     folder: Path
@@ -87,6 +89,9 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         dims = architecture.dims(config)
         headers = _headers(_files(folder, artifact), artifact)
         _check_index(folder, headers)
+        if dims.tied and two_matrices(headers, architecture, artifact):
+            config = {**config, "tie_word_embeddings": False}
+            dims = architecture.dims(config)
         slices = _slices(headers, architecture, dims)
         units = _units(slices, architecture, dims, config)
     except (registry.InvalidConfig, BrokenFile) as error:

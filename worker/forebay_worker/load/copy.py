@@ -212,8 +212,8 @@ class Slots:
         return views
 
 
-def read_rows(source: Source, table: TensorSlice, ids: Sequence[int], dtype: str, device: Device) -> torch.Tensor:
-    """Rows ``ids`` of a [rows, width] table, in ``dtype`` on the device. Neighbouring rows are one read."""
+def read_rows(source: Source, table: TensorSlice, ids: Sequence[int]) -> torch.Tensor:
+    """Bytes of the rows ``ids`` of a [rows, width] table: uint8 [len(ids), bytes]. Neighbouring rows are one read."""
     width = table.nbytes // table.shape[0]
     wanted = sorted(set(ids))
     host = torch.empty((len(wanted), width), dtype=torch.uint8)
@@ -224,8 +224,7 @@ def read_rows(source: Source, table: TensorSlice, ids: Sequence[int], dtype: str
             first = last + 1
     source.scatter(table.file, ranges)
     place = {row: index for index, row in enumerate(wanted)}
-    chosen = host[torch.tensor([place[row] for row in ids], dtype=torch.long)]
-    return chosen.view(getattr(torch, table.dtype)).to(device=device.torch_device, dtype=getattr(torch, dtype))
+    return host[torch.tensor([place[row] for row in ids], dtype=torch.long)]
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -37,9 +38,11 @@ class Landed:
 
     def discard(self) -> None:
         """Nobody will use it: wait until nothing writes into its memory any more, and give its line back."""
-        if self.event is not None:
-            self.event.synchronize()
-        self.reservation.release()
+        try:
+            if self.event is not None:
+                self.event.synchronize()
+        finally:  # a sick device keeps no books
+            self.reservation.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,22 @@ class Way:
 
 @dataclass(slots=True, eq=False)
 class Begun:
-    """A unit whose memory is reserved. ``seconds`` were spent moving its bytes, not waiting for an emulated link."""
+    """A unit whose memory is reserved. ``seconds`` were spent moving its bytes, not waiting for an emulated link.
+    ``waiting``: its next piece is on its way; ``nudge`` is called, by any thread, when there is more of it."""
 
     pick: Pick
     checkpoint: Checkpoint
     reservation: Reservation
     way: Way
+    nudge: Callable[[], None]
     progress: Progress = field(default_factory=Progress)
     seconds: float = 0.0
     source: Source = field(init=False)
     left: deque[Piece] = field(init=False)
     filling: Filling | None = None
     copying: bool = field(init=False)
+    waiting: bool = False
+    _due: tuple[float, float] | None = None  # when its next piece was asked for, and when the link has brought it
 
     def __post_init__(self) -> None:
         self.copying = self.way.copies(self.checkpoint, self.pick.unit)
@@ -118,16 +125,21 @@ class Begun:
         self.left = deque(pieces(self.checkpoint.tensors[self.pick.unit], self.way.piece_bytes))
 
     def advance(self, stop: threading.Event) -> int:
-        """Bring a piece over; returns its bytes, 0 if none was left or ``stop`` was set. Raises CheckpointError."""
+        """Bring a piece over; returns its bytes, 0 if none was left, it is still on its way or ``stop`` was set.
+        Raises CheckpointError."""
         if self.filling is None:
             self.progress.asked_unix_us = unix_us()
             self.source.expect((piece.file, piece.offset, piece.offset + piece.nbytes) for piece in self.left)
             self.filling = self.way.filling(self.checkpoint, self.pick.unit, self.source)
         if not self.left:
             return 0
-        piece = self.left.popleft()
-        started = time.monotonic()
-        available = self.way.link.charge(piece.nbytes)
+        piece = self.left[0]
+        started, available = self._due = self._due or (time.monotonic(), self.way.link.charge(piece.nbytes))
+        self.waiting = True  # before it is asked for, or what comes at once would be missed
+        if self.source.coming(piece.file, piece.offset, piece.nbytes, self._arrived):
+            return 0
+        self.waiting, self._due = False, None
+        self.left.popleft()
         self.filling.move(piece)
         self.seconds += time.monotonic() - started
         if not self.way.link.wait(available, stop):
@@ -135,6 +147,10 @@ class Begun:
             return 0
         self.progress.bytes += piece.nbytes
         return piece.nbytes
+
+    def _arrived(self) -> None:
+        self.waiting = False
+        self.nudge()
 
     def finish(self) -> Landed | None:
         """The unit, when no piece is left."""
@@ -145,11 +161,13 @@ class Begun:
         return Landed(self.pick.backbone, self.pick.unit, ready.tensors, self.reservation, ready.event)
 
     def abandon(self) -> None:
-        if self.filling is not None:
-            self.filling.abandon()
-            self.filling = None
-        self.source.close()
-        self.reservation.release()
+        filling, self.filling = self.filling, None
+        try:
+            if filling is not None:
+                filling.abandon()
+        finally:
+            self.source.close()
+            self.reservation.release()
 
 
 def unix_us() -> int:

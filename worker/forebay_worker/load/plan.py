@@ -6,7 +6,7 @@ Pure: no thread, no clock, no file. The loader asks ``next`` before every piece,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -104,9 +104,11 @@ class Queue:
             load = self._loads[backbone] = _Load(self._turns, landed=landed)
         load.order, load.urgent = tuple(dict.fromkeys(order)), urgent
 
-    def next(self) -> Pick | None:
-        """Urgent before background; within that, what is begun is finished first. None = nothing to do."""
-        loads = sorted(self._loads.items(), key=lambda item: item[1].turn)
+    def next(self, waiting: Collection[str] = ()) -> Pick | None:
+        """Urgent before background; within that, what is begun is finished first. None = nothing to do but for the
+        backbones that are ``waiting``."""
+        able = ((backbone, load) for backbone, load in self._loads.items() if backbone not in waiting)
+        loads = sorted(able, key=lambda item: item[1].turn)
         for backbone, load in loads:
             for unit in load.begun:
                 if unit in load.order[: load.urgent]:

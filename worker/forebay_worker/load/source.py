@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from forebay_worker.artifact.artifact import AHEAD, SHORT, Artifact, Span
@@ -23,6 +24,7 @@ class Source:
         self._artifact = artifact
         self._leased = False
         self._next: deque[tuple[str, int]] = deque()
+        self._asked: dict[tuple[str, int], Future[None]] = {}
         self._open: dict[Path, int] = {}
 
     def expect(self, spans: Iterable[Span]) -> None:
@@ -38,6 +40,23 @@ class Source:
         """Whether these bytes are in the file already."""
         return self._artifact is None or not self._artifact.missing([(file, offset, offset + nbytes)])
 
+    def coming(self, file: Path, offset: int, nbytes: int, arrived: Callable[[], None]) -> bool:
+        """Whether these bytes are on their way and not here yet; ``arrived`` is then called, by any thread, when there
+        are more of them. Raises CheckpointError, also when they could not be had."""
+        if self._artifact is None:
+            return False
+        self._lease(self._artifact)
+        missing = self._artifact.missing([(file, offset, offset + nbytes)])
+        for block in missing:
+            future = self._asked.get(block)
+            if future is not None and future.done():
+                future.result()
+            if future is None or future.done():
+                future = self._asked[block] = self._artifact.fetch(*block)
+                future.add_done_callback(lambda _: arrived())
+        self._ahead(self._artifact, missing)
+        return bool(missing)
+
     def bring(self, file: Path, offset: int, nbytes: int) -> None:
         """Return when these bytes are in the file. Raises CheckpointError."""
         if self._artifact is None:
@@ -47,9 +66,7 @@ class Source:
         # What is wanted now goes first; then as much of what comes next as keeps the way busy.
         for block in missing:
             self._artifact.fetch(*block)
-        self._next = deque(block for block in self._next if block not in missing)
-        for block in tuple(self._next)[:AHEAD]:
-            self._artifact.fetch(*block)
+        self._ahead(self._artifact, missing)
         self._artifact.bring(file, offset, offset + nbytes)
 
     def scatter(self, file: Path, ranges: Sequence[tuple[int, memoryview]]) -> None:
@@ -111,9 +128,15 @@ class Source:
         while self._open:
             os.close(self._open.popitem()[1])
         self._next.clear()
+        self._asked.clear()
         if self._artifact is not None and self._leased:
             self._leased = False
             self._artifact.let_go()
+
+    def _ahead(self, artifact: Artifact, missing: Collection[tuple[str, int]]) -> None:
+        self._next = deque(block for block in self._next if block not in missing)
+        for block in tuple(self._next)[:AHEAD]:
+            artifact.fetch(*block)
 
     def _lease(self, artifact: Artifact) -> None:
         if not self._leased:

@@ -3,8 +3,10 @@
     hold ─▶ Queue ─▶ reserve memory ─▶ pieces, each charged to the link ─▶ landed(unit)      failed(backbone)
                        rows ───────────────▲ before the next piece
 
+What has to be fetched first is waited for by nobody: rows come again when they are here, and other backbones go on.
+
 Nothing is read twice, and nothing is loaded without a line in the device's ledger: that line travels with the unit, and
-who lets the unit go releases it. Peak memory: the units that have landed, the one on its way, and a piece.
+who lets the unit go releases it. Peak memory: the units that have landed, one of a backbone on its way, and a piece.
 """
 
 from __future__ import annotations
@@ -13,18 +15,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import structlog
-import torch
 
 from forebay_worker.device import Device, OutOfMemory
-from forebay_worker.load.checkpoint import Checkpoint, TensorSlice
-from forebay_worker.load.copy import read_rows
+from forebay_worker.load.checkpoint import Checkpoint
 from forebay_worker.load.landing import Begun, Landed, Progress, UnitLoad, Way, unix_us
 from forebay_worker.load.link import Link
 from forebay_worker.load.plan import Pick, Queue
-from forebay_worker.load.source import Source
+from forebay_worker.load.rows import Done, Rows
 from forebay_worker.team import compute_alone
 
 __all__ = ["Landed", "Loader", "UnitLoad"]
@@ -32,17 +33,8 @@ __all__ = ["Landed", "Loader", "UnitLoad"]
 log = structlog.get_logger(__name__)
 
 MEMORY_PATIENCE_SECONDS = 2.0  # a unit waits this long for memory that is being let go
+FAR_ROWS = 8  # rows that come from elsewhere, at once
 RATE_MEMORY = 0.7  # weight of the past in the measured rate, per unit
-
-Done = Callable[[torch.Tensor], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    checkpoint: Checkpoint
-    table: TensorSlice
-    ids: tuple[int, ...]
-    done: Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +50,8 @@ class _Held:
 
 
 class Loader:
-    """``landed`` and ``failed`` are called by the loader thread and must not block. After ``failed`` nothing more of
-    that backbone is loaded until it is held again; its landed units stay."""
+    """``landed`` and ``failed`` are called by the loader thread, ``failed`` also by who refuses a unit, and must not
+    block. After ``failed`` nothing more of that backbone is loaded until it is held again; its landed units stay."""
 
     def __init__(
         self,
@@ -75,7 +67,9 @@ class Loader:
         self._held: dict[str, _Held] = {}
         self._begun: dict[Pick, Begun] = {}
         self._abandoned: list[Begun] = []
-        self._rows: deque[_Rows] = deque()
+        self._rows: deque[Rows] = deque()
+        self._far = ThreadPoolExecutor(FAR_ROWS, "rows")  # no source that is slow may hold up the loader
+        self._unread: dict[str, list[Rows]] = {}  # failed, and tried again when their backbone is
         self._starved_since: float | None = None
         self._stop = threading.Event()
         self._copying = False
@@ -97,6 +91,7 @@ class Loader:
         with self._wake:
             self._held.setdefault(backbone, _Held(checkpoint)).checkpoint = checkpoint
             self._queue.hold(backbone, order, urgent)
+            self._rows.extend(self._unread.pop(backbone, ()))
             self._wake.notify()
 
     def forget(self, backbone: str, units: Iterable[int] | None) -> None:
@@ -110,6 +105,7 @@ class Loader:
                     held.progress.pop(unit, None)
             if backbone not in self._queue.backbones:
                 self._held.pop(backbone, None)
+                self._unread.pop(backbone, None)
             self._wake.notify()
 
     def wanted(self, landed: Landed) -> bool:
@@ -119,14 +115,21 @@ class Loader:
             progress = held.progress.get(landed.unit) if held else None
             return progress is not None and progress.handed is landed.reservation
 
+    def refuse(self, landed: Landed, error: Exception) -> None:
+        """This unit cannot be put in place: it counts as not loaded, and its backbone as failed."""
+        self.forget(landed.backbone, (landed.unit,))
+        self._halt(landed.backbone)
+        self._tell(landed.backbone, error)
+
     def rows(self, checkpoint: Checkpoint, table: str, ids: Sequence[int], done: Done) -> None:
         """Read rows of a table before anything else; ``done`` gets [len(ids), width] in the model's dtype on the
-        device, in the loader thread. When they cannot be read, ``failed`` is called instead."""
+        device, in the loader thread. When they cannot be read, ``failed`` is called, and they are read when the
+        backbone is held again."""
         where = checkpoint.tables[table]
         if wrong := [row for row in ids if not 0 <= row < where.shape[0]]:
             raise ValueError(f"row {wrong[0]} is not one of the {where.shape[0]} of {where.name}")
         with self._wake:
-            self._rows.append(_Rows(checkpoint, where, tuple(ids), done))
+            self._rows.append(Rows(checkpoint, where, tuple(ids), done))
             self._wake.notify()
 
     def states(self, backbone: str) -> tuple[UnitLoad, ...]:
@@ -139,6 +142,11 @@ class Loader:
                 held.progress.get(unit, Progress()).state(unit, phase)
                 for unit, phase in self._queue.phases(backbone).items()
             )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread is gone, though nobody closed this."""
+        return not (self._stop.is_set() or self._thread.is_alive())
 
     @property
     def copying(self) -> bool:
@@ -155,6 +163,7 @@ class Loader:
         self._stop.set()
         self._nudge()
         self._thread.join(timeout=5.0)
+        self._far.shutdown(wait=False, cancel_futures=True)
 
     # The loader thread.
 
@@ -179,22 +188,24 @@ class Loader:
             job = self._choose()
             self._copying = isinstance(job, Begun) and job.copying
             if job is None and not self._abandoned and not self._stop.is_set():
-                self._link.idle()
+                if not self._waiting:
+                    self._link.idle()
                 self._wake.wait(self._patience())
         self._clear_abandoned()
         match job:
-            case _Rows():
-                self._read_rows(job)
+            case Rows():
+                self._take_rows(job)
             case Begun():
                 self._advance(job)
             case _Refused():
                 self._fail(job.backbone, job.error)
 
-    def _choose(self) -> _Rows | Begun | _Refused | None:
-        """Rows first, then the unit to go on with, begun if need be. None = nothing to do, or memory is short."""
+    def _choose(self) -> Rows | Begun | _Refused | None:
+        """Rows first, then the unit to go on with, begun if need be. None = nothing to do, or memory is short, or
+        bytes are on their way: other backbones go on meanwhile."""
         if self._rows:
             return self._rows.popleft()
-        pick = self._queue.next()
+        pick = self._queue.next(self._waiting)
         if pick is None:
             self._starved_since = None
             return None
@@ -208,9 +219,13 @@ class Loader:
             return self._starve(pick, error)
         self._starved_since = None
         self._queue.begin(pick)
-        begun = self._begun[pick] = Begun(pick, held.checkpoint, reservation, self._way)
+        begun = self._begun[pick] = Begun(pick, held.checkpoint, reservation, self._way, self._nudge)
         held.progress[pick.unit] = begun.progress
         return begun
+
+    @property
+    def _waiting(self) -> frozenset[str]:
+        return frozenset(pick.backbone for pick, begun in self._begun.items() if begun.waiting)
 
     def _starve(self, pick: Pick, error: OutOfMemory) -> _Refused | None:
         """Units that were dropped just now release their memory in a moment: that is worth a short wait."""
@@ -254,30 +269,47 @@ class Loader:
             rate = begun.progress.bytes / begun.seconds
             self._measured = RATE_MEMORY * self._measured + (1 - RATE_MEMORY) * rate if self._measured else rate
 
-    def _read_rows(self, rows: _Rows) -> None:
-        source = Source(rows.checkpoint.stamps, rows.checkpoint.artifact)
-        nbytes = len(set(rows.ids)) * rows.table.nbytes // rows.table.shape[0]
+    def _take_rows(self, rows: Rows) -> None:
+        """Those that come from elsewhere come again when their bytes are here."""
+        if rows.checkpoint.artifact is not None and not rows.asked:
+            if not self._stop.is_set():
+                self._far.submit(self._bring_rows, rows)
+            return
         try:
-            available = self._link.charge(nbytes)
-            found = read_rows(source, rows.table, rows.ids, rows.checkpoint.model.dtype, self._device)
+            available = self._link.charge(rows.nbytes)
+            found = (rows if rows.asked else rows.read()).placed(self._device)
             if not self._link.wait(available, self._stop):
                 return
         except Exception as error:  # noqa: BLE001, as above
-            self._fail(rows.checkpoint.model.backbone, error)
+            backbone = rows.checkpoint.model.backbone
+            with self._wake:
+                self._unread.setdefault(backbone, []).append(rows.anew())
+            self._fail(backbone, error)
             return
-        finally:
-            source.close()
-        self.row_bytes_read += nbytes
+        self.row_bytes_read += rows.nbytes
         rows.done(found)
 
+    def _bring_rows(self, rows: Rows) -> None:
+        came = rows.read()
+        with self._wake:
+            self._rows.append(came)
+            self._wake.notify()
+
     def _fail(self, backbone: str, error: Exception) -> None:
+        self._halt(backbone)
+        self._clear_abandoned()
+        self._tell(backbone, error)
+
+    def _halt(self, backbone: str) -> None:
         with self._wake:
             begun = self._queue.stop(backbone)
             self._drop(backbone, begun)
             if held := self._held.get(backbone):
                 for unit in begun:
                     held.progress.pop(unit, None)
-        self._clear_abandoned()
+            self._wake.notify()
+
+    def _tell(self, backbone: str, error: Exception) -> None:
         log.warning("loading stopped", backbone=backbone, error=str(error))
         self._failed(backbone, error)
 
@@ -289,4 +321,8 @@ class Loader:
 
     def _clear_abandoned(self) -> None:
         while self._abandoned:
-            self._abandoned.pop().abandon()
+            begun = self._abandoned.pop()
+            try:
+                begun.abandon()
+            except Exception:  # a sick device says so of everything; its memory is given back all the same
+                log.exception("a unit was abandoned in disorder", backbone=begun.pick.backbone, unit=begun.pick.unit)

@@ -6,7 +6,7 @@ Names are those of transformers' state dict. May not live here: torch, files, an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,8 @@ class Architecture:
     ``positions`` is the path of learned positions, whose row of position p is p + ``position_offset``; ``rotary`` the
     path of the module that turns positions into angles. ``renames`` turn older tensor names in files into today's,
     ``ignored`` are tensors that files may carry though the model computes them itself. ``needs`` are config values
-    without which the model is computed differently."""
+    without which the model is computed differently. ``defaults`` are what transformers' class of the config takes for
+    a field that config.json leaves out: not always what papers say."""
 
     name: str
     family: str
@@ -58,27 +59,26 @@ class Architecture:
     positions: str | None = None
     position_offset: int = 0
     intermediate_field: str = "intermediate_size"
-    tied_by_default: bool = False
-    default_head_dim: int | None = None
+    defaults: tuple[tuple[str, Any], ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
     needs: tuple[tuple[str, Any], ...] = ()
 
     def dims(self, config: Mapping[str, Any]) -> Dims:
         """Raises InvalidConfig naming the field, or UnsupportedArchitecture."""
+        config = {**dict(self.defaults), **config}
         self._check_variant(config)
         hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-        head_dim = _size(config, "head_dim", self.default_head_dim or hidden // heads)
         return Dims(
             hidden=hidden,
             layers=_size(config, "num_hidden_layers"),
             heads=heads,
             kv_heads=_size(config, "num_key_value_heads", heads),
-            head_dim=head_dim,
+            head_dim=_size(config, "head_dim", hidden // heads),
             intermediate=_size(config, self.intermediate_field),
             vocab=_size(config, "vocab_size"),
             max_positions=_size(config, "max_position_embeddings"),
-            tied=bool(config.get("tie_word_embeddings", self.tied_by_default)),
+            tied=bool(config.get("tie_word_embeddings")),
             window=_window(config),
         )
 
@@ -95,11 +95,10 @@ class Architecture:
             raise UnsupportedArchitecture(
                 f"{self.name}: word_embed_proj_dim={width} is not hidden_size: projected embeddings are not supported"
             )
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else scaling
-        if kind in ("dynamic", "longrope"):
-            # Their angles depend on the longest sequence of the batch: requests would change one another.
-            raise UnsupportedArchitecture(f"{self.name}: rope type {kind!r} is not supported")
+        for kind in _rope_types(config):
+            if kind in ("dynamic", "longrope"):
+                # Their angles depend on the longest sequence of the batch: requests would change one another.
+                raise UnsupportedArchitecture(f"{self.name}: rope type {kind!r} is not supported")
 
     def unit_shapes(self, dims: Dims, config: Mapping[str, Any]) -> tuple[Shapes, ...]:
         """Tensors of every unit, by full name: embedding tables, each layer, and norm with output matrix.
@@ -149,6 +148,17 @@ def _size(config: Mapping[str, Any], field: str, default: int | None = None) -> 
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidConfig(f"config.json: {field} is {value!r}; must be a positive integer")
     return value
+
+
+def _rope_types(config: Mapping[str, Any]) -> Iterator[Any]:
+    """Of both fields, since transformers takes the older one first; and of each kind of layer, if they differ."""
+    for scaling in (config.get("rope_parameters"), config.get("rope_scaling")):
+        if isinstance(scaling, dict):
+            for described in (scaling, *scaling.values()):
+                if isinstance(described, dict):
+                    yield from (described.get("rope_type"), described.get("type"))
+        else:
+            yield scaling
 
 
 def _window(config: Mapping[str, Any]) -> int | None:
@@ -245,9 +255,24 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     row.name: row
     for row in (
         _llama_like("LlamaForCausalLM", "llama", _llama_layer),
-        _llama_like("MistralForCausalLM", "mistral", _mistral_layer),
-        _llama_like("Qwen2ForCausalLM", "qwen2", _qwen2_layer),
-        _llama_like("Qwen3ForCausalLM", "qwen3", _qwen3_layer, default_head_dim=128),
+        _llama_like(
+            "MistralForCausalLM",
+            "mistral",
+            _mistral_layer,
+            defaults=(("num_key_value_heads", 8), ("sliding_window", 4096)),
+        ),
+        _llama_like(
+            "Qwen2ForCausalLM",
+            "qwen2",
+            _qwen2_layer,
+            defaults=(("num_key_value_heads", 32), ("use_sliding_window", False)),
+        ),
+        _llama_like(
+            "Qwen3ForCausalLM",
+            "qwen3",
+            _qwen3_layer,
+            defaults=(("num_key_value_heads", 32), ("head_dim", 128), ("use_sliding_window", False)),
+        ),
         Architecture(
             name="OPTForCausalLM",
             family="opt",
@@ -259,7 +284,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             norm_bias=True,
             layer=_opt_layer,
             intermediate_field="ffn_dim",
-            tied_by_default=True,
+            defaults=(("tie_word_embeddings", True),),
             renames=((r"^decoder\.", "model.decoder."),),
             needs=(
                 ("do_layer_norm_before", True),

@@ -69,9 +69,10 @@ class Skeleton:
         self._head = model.get_submodule(paths.head)
         self._rotary = model.get_submodule(paths.rotary) if paths.rotary else None
         shapes = paths.unit_shapes(dims, checkpoint.config)
-        self._places = [{name: [_place(model, name)] for name in unit} for unit in shapes]
+        self._places = [{name: [_place(model, name, shape)] for name, shape in unit.items()} for unit in shapes]
         if dims.tied:
-            self._places[-1][f"{paths.embedding}.weight"].append(_place(model, f"{paths.head}.weight"))
+            matrix = f"{paths.embedding}.weight"
+            self._places[-1][matrix].append(_place(model, f"{paths.head}.weight", shapes[-1][matrix]))
 
     @classmethod
     def build(cls, checkpoint: Checkpoint) -> Skeleton:
@@ -182,10 +183,13 @@ def _better_split(head: torch.nn.Module, hidden: torch.Tensor) -> TypeGuard[torc
     return plain and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and len(hidden) in SPLIT_ROWS
 
 
-def _place(model: torch.nn.Module, name: str) -> _Place:
+def _place(model: torch.nn.Module, name: str, shape: tuple[int, ...]) -> _Place:
+    """Raises ValueError where transformers reads the config in another way than the registry did."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
     empty = module._parameters[attribute]
     if empty is None or empty.device.type != "meta":
         raise ValueError(f"{name} is no weight of the model")
+    if empty.shape != shape:
+        raise ValueError(f"{name}: files and config.json make it {list(shape)}, transformers {list(empty.shape)}")
     return _Place(module, attribute, empty)

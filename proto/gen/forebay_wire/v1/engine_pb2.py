@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from forebay_wire.v1 import model_pb2 as forebay__wire_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66orebay_wire/v1/engine.proto\x12\x0f\x66orebay_wire.v1\x1a\x1b\x66orebay_wire/v1/model.proto\"\x98\x03\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\t \x01(\x02\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x12\x0c\n\x04seed\x18\x0c \x01(\x04\x12\t\n\x01n\x18\r \x01(\r\x12\x10\n\x08logprobs\x18\x0e \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0f \x01(\r\x12<\n\nlogit_bias\x18\x10 \x03(\x0b\x32(.forebay_wire.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\";\n\x07Resumed\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"\xbc\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x05\x65poch\x18\x02 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\x12\x10\n\x08\x62\x61\x63kbone\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x17\n\rmessages_json\x18\x06 \x01(\tH\x00\x12.\n\ttoken_ids\x18\x07 \x01(\x0b\x32\x19.forebay_wire.v1.TokenIdsH\x00\x12+\n\x08sampling\x18\x08 \x01(\x0b\x32\x19.forebay_wire.v1.Sampling\x12)\n\x07resumed\x18\t \x03(\x0b\x32\x18.forebay_wire.v1.Resumed\x12\x10\n\x08\x66unction\x18\n \x01(\tB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xa1\x01\n\rGenerateEvent\x12-\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x19.forebay_wire.v1.AcceptedH\x00\x12\'\n\x05token\x18\x02 \x01(\x0b\x32\x16.forebay_wire.v1.TokenH\x00\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1a.forebay_wire.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"8\n\x08\x41\x63\x63\x65pted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\"G\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"\xc1\x01\n\x05Token\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07logprob\x18\x05 \x01(\x02\x12(\n\x03top\x18\x06 \x03(\x0b\x32\x1b.forebay_wire.v1.TopLogprob\x12\x0e\n\x06\x66inish\x18\x07 \x01(\t\x12\x15\n\rcached_tokens\x18\x08 \x01(\r\x12\r\n\x05piece\x18\t \x01(\t\x12\x0b\n\x03raw\x18\n \x01(\x0c\"\x0b\n\tHeartbeat2X\n\x06\x45ngine\x12N\n\x08Generate\x12 .forebay_wire.v1.GenerateRequest\x1a\x1e.forebay_wire.v1.GenerateEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66orebay_wire/v1/engine.proto\x12\x0f\x66orebay_wire.v1\x1a\x1b\x66orebay_wire/v1/model.proto\"\xf6\x03\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x12\x0c\n\x04seed\x18\x0c \x01(\x04\x12\t\n\x01n\x18\r \x01(\r\x12\x10\n\x08logprobs\x18\x0e \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0f \x01(\r\x12<\n\nlogit_bias\x18\x10 \x03(\x0b\x32(.forebay_wire.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penalty\";\n\x07Resumed\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"\xd3\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x05\x65poch\x18\x02 \x01(\x0b\x32\x16.forebay_wire.v1.Epoch\x12\x10\n\x08\x62\x61\x63kbone\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x17\n\rmessages_json\x18\x06 \x01(\tH\x00\x12.\n\ttoken_ids\x18\x07 \x01(\x0b\x32\x19.forebay_wire.v1.TokenIdsH\x00\x12+\n\x08sampling\x18\x08 \x01(\x0b\x32\x19.forebay_wire.v1.Sampling\x12)\n\x07resumed\x18\t \x03(\x0b\x32\x18.forebay_wire.v1.Resumed\x12\x10\n\x08\x66unction\x18\n \x01(\t\x12\x15\n\rtemplate_json\x18\x0b \x01(\tB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xa1\x01\n\rGenerateEvent\x12-\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x19.forebay_wire.v1.AcceptedH\x00\x12\'\n\x05token\x18\x02 \x01(\x0b\x32\x16.forebay_wire.v1.TokenH\x00\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1a.forebay_wire.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\'\n\x08\x41\x63\x63\x65pted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\rJ\x04\x08\x02\x10\x03\"G\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"\xc1\x01\n\x05Token\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07logprob\x18\x05 \x01(\x02\x12(\n\x03top\x18\x06 \x03(\x0b\x32\x1b.forebay_wire.v1.TopLogprob\x12\x0e\n\x06\x66inish\x18\x07 \x01(\t\x12\x15\n\rcached_tokens\x18\x08 \x01(\r\x12\r\n\x05piece\x18\t \x01(\t\x12\x0b\n\x03raw\x18\n \x01(\x0c\"\x0b\n\tHeartbeat2X\n\x06\x45ngine\x12N\n\x08Generate\x12 .forebay_wire.v1.GenerateRequest\x1a\x1e.forebay_wire.v1.GenerateEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_SAMPLING']._serialized_start=79
-  _globals['_SAMPLING']._serialized_end=487
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=439
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=487
-  _globals['_RESUMED']._serialized_start=489
-  _globals['_RESUMED']._serialized_end=548
-  _globals['_GENERATEREQUEST']._serialized_start=551
-  _globals['_GENERATEREQUEST']._serialized_end=867
-  _globals['_TOKENIDS']._serialized_start=869
-  _globals['_TOKENIDS']._serialized_end=892
-  _globals['_GENERATEEVENT']._serialized_start=895
-  _globals['_GENERATEEVENT']._serialized_end=1056
-  _globals['_ACCEPTED']._serialized_start=1058
-  _globals['_ACCEPTED']._serialized_end=1114
-  _globals['_TOPLOGPROB']._serialized_start=1116
-  _globals['_TOPLOGPROB']._serialized_end=1187
-  _globals['_TOKEN']._serialized_start=1190
-  _globals['_TOKEN']._serialized_end=1383
-  _globals['_HEARTBEAT']._serialized_start=1385
-  _globals['_HEARTBEAT']._serialized_end=1396
-  _globals['_ENGINE']._serialized_start=1398
-  _globals['_ENGINE']._serialized_end=1486
+  _globals['_SAMPLING']._serialized_end=581
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=464
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=512
+  _globals['_RESUMED']._serialized_start=583
+  _globals['_RESUMED']._serialized_end=642
+  _globals['_GENERATEREQUEST']._serialized_start=645
+  _globals['_GENERATEREQUEST']._serialized_end=984
+  _globals['_TOKENIDS']._serialized_start=986
+  _globals['_TOKENIDS']._serialized_end=1009
+  _globals['_GENERATEEVENT']._serialized_start=1012
+  _globals['_GENERATEEVENT']._serialized_end=1173
+  _globals['_ACCEPTED']._serialized_start=1175
+  _globals['_ACCEPTED']._serialized_end=1214
+  _globals['_TOPLOGPROB']._serialized_start=1216
+  _globals['_TOPLOGPROB']._serialized_end=1287
+  _globals['_TOKEN']._serialized_start=1290
+  _globals['_TOKEN']._serialized_end=1483
+  _globals['_HEARTBEAT']._serialized_start=1485
+  _globals['_HEARTBEAT']._serialized_end=1496
+  _globals['_ENGINE']._serialized_start=1498
+  _globals['_ENGINE']._serialized_end=1586
 # @@protoc_insertion_point(module_scope)

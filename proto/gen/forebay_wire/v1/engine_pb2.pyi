@@ -61,7 +61,7 @@ class Resumed(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "epoch", "backbone", "adapter", "text", "messages_json", "token_ids", "sampling", "resumed", "function")
+    __slots__ = ("request_id", "epoch", "backbone", "adapter", "text", "messages_json", "token_ids", "sampling", "resumed", "function", "template_json")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_JSON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: _model_pb2.Epoch
     backbone: str
@@ -82,7 +83,8 @@ class GenerateRequest(_message.Message):
     sampling: Sampling
     resumed: _containers.RepeatedCompositeFieldContainer[Resumed]
     function: str
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[_Union[_model_pb2.Epoch, _Mapping]] = ..., backbone: _Optional[str] = ..., adapter: _Optional[str] = ..., text: _Optional[str] = ..., messages_json: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., resumed: _Optional[_Iterable[_Union[Resumed, _Mapping]]] = ..., function: _Optional[str] = ...) -> None: ...
+    template_json: str
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[_Union[_model_pb2.Epoch, _Mapping]] = ..., backbone: _Optional[str] = ..., adapter: _Optional[str] = ..., text: _Optional[str] = ..., messages_json: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., resumed: _Optional[_Iterable[_Union[Resumed, _Mapping]]] = ..., function: _Optional[str] = ..., template_json: _Optional[str] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -101,12 +103,10 @@ class GenerateEvent(_message.Message):
     def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("prompt_tokens", "cached_tokens")
+    __slots__ = ("prompt_tokens",)
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
-    cached_tokens: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class TopLogprob(_message.Message):
     __slots__ = ("token", "text", "logprob", "raw")
