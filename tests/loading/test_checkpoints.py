@@ -191,6 +191,10 @@ def twice(folder: Path) -> None:
     save_file({**load_file(file), **first}, file)
 
 
+def generation(folder: Path, ends: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason", "says"),
     [
@@ -224,6 +228,20 @@ def twice(folder: Path) -> None:
             "InvalidCheckpoint",
             "num_hidden_layers is miss",
         ),
+        (
+            lambda folder: edit_config(folder, num_key_value_heads=3),
+            "InvalidCheckpoint",
+            "num_key_value_heads is 3; must divide num_attention_heads, ",
+        ),
+        (lambda folder: edit_config(folder, head_dim=15), "InvalidCheckpoint", "head_dim is 15; must be even"),
+        (
+            lambda folder: edit_config(folder, eos_token_id=512),
+            "InvalidCheckpoint",
+            "config.json: eos_token_id has 512; must be whole numbers from 0 and below vocab_size, 512",
+        ),
+        (lambda folder: generation(folder, ["x"]), "InvalidCheckpoint", "eos_token_id has 'x'; must be whole"),
+        (lambda folder: generation(folder, -1000000000), "InvalidCheckpoint", "eos_token_id has -1000000000; must"),
+        (lambda folder: generation(folder, [1, True]), "InvalidCheckpoint", "eos_token_id has True; must"),
         (lambda folder: edit_config(folder, quantization_config={"bits": 4}), "UnsupportedArchitecture", "quantised"),
         (
             lambda folder: edit_config(folder, rope_parameters={"rope_type": "dynamic"}),
@@ -240,6 +258,20 @@ def test_damage_is_named(copy: Callable[[str], Path], damage: Callable[[Path], o
     assert refused.value.reason == reason
     assert str(folder) in refused.value.message
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("opt", {"num_key_value_heads": 1}), ("gpt_neox", {"head_dim": 2}), ("gpt_neox", {"num_attention_heads": 5})],
+)
+def test_heads_that_do_not_make_the_hidden_size_are_refused(
+    copy: Callable[[str], Path], family: str, changes: dict[str, int]
+) -> None:
+    folder = copy(family)
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match="do not make hidden_size") as refused:
+        open_checkpoint(folder.as_uri())
+    assert refused.value.reason == "InvalidCheckpoint"
 
 
 @pytest.mark.parametrize(("field", "value"), [("word_embed_proj_dim", 32), ("do_layer_norm_before", False)])

@@ -19,11 +19,12 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from forebay_worker.model import ends
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # without any, transformers makes an empty tokenizer
-CONFIGS = ("generation_config.json", "config.json")  # both may say where an answer ends
 
 
 class TextError(ValueError):
@@ -184,11 +185,9 @@ def _content(message: Mapping[str, Any]) -> str:
 def _ends(folder: Path, of_tokenizer: int | None) -> Iterable[int]:
     if of_tokenizer is not None:
         yield of_tokenizer
-    for name in CONFIGS:
+    for name in ends.FILES:
         file = folder / name
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        ends = config.get("eos_token_id")
-        yield from ends if isinstance(ends, list) else [] if ends is None else [ends]
+        yield from ends.ends(name, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
 
 
 def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from forebay_worker.artifact.local import check_folder
 from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
 from forebay_worker.load.safetensors import BrokenFile, Entry, Header, parse_header, read_header
 from forebay_worker.load.tensors import DTYPES, ITEM_BYTES, Stamp, TensorSlice, layout
-from forebay_worker.model import registry
+from forebay_worker.model import ends, registry
 from forebay_worker.model.registry import Architecture, Dims
 
 __all__ = [
@@ -85,6 +85,7 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         config = _json_object(folder / "config.json", raw_config)
         architecture = registry.find(config)
         dims = architecture.dims(config)
+        _check_ends(folder, dims)
         headers = _headers(_files(folder, artifact), artifact)
         _check_index(folder, headers)
         slices = _slices(headers, architecture, dims)
@@ -148,6 +149,12 @@ def _json_object(file: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(INVALID_CHECKPOINT, f"{file}: not a JSON object")
     return value
+
+
+def _check_ends(folder: Path, dims: Dims) -> None:
+    for name in ends.FILES:
+        if (folder / name).is_file():
+            tuple(ends.ends(name, _json_object(folder / name, _read(folder / name)), dims.vocab))
 
 
 def _files(folder: Path, artifact: Artifact | None) -> list[Path]:

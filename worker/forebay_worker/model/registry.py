@@ -44,7 +44,7 @@ class Architecture:
     ``positions`` is the path of learned positions, whose row of position p is p + ``position_offset``; ``rotary`` the
     path of the module that turns positions into angles. ``renames`` turn older tensor names in files into today's,
     ``ignored`` are tensors that files may carry though the model computes them itself. ``needs`` are config values
-    without which the model is computed differently."""
+    without which the model is computed differently. ``grouped``: heads may share keys, and have a size of their own."""
 
     name: str
     family: str
@@ -52,6 +52,7 @@ class Architecture:
     layers: str
     norm: str
     layer: Callable[[Dims, Mapping[str, Any]], Shapes]
+    grouped: bool = False
     norm_bias: bool = False
     head: str = "lm_head"
     rotary: str | None = None
@@ -69,7 +70,7 @@ class Architecture:
         self._check_variant(config)
         hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
         head_dim = _size(config, "head_dim", self.default_head_dim or hidden // heads)
-        return Dims(
+        dims = Dims(
             hidden=hidden,
             layers=_size(config, "num_hidden_layers"),
             heads=heads,
@@ -81,6 +82,22 @@ class Architecture:
             tied=bool(config.get("tie_word_embeddings", self.tied_by_default)),
             window=_window(config),
         )
+        self._check_heads(dims)
+        return dims
+
+    def _check_heads(self, dims: Dims) -> None:
+        """What would only fail when it computes."""
+        if dims.heads % dims.kv_heads:
+            raise InvalidConfig(
+                f"config.json: num_key_value_heads is {dims.kv_heads}; must divide num_attention_heads, {dims.heads}"
+            )
+        if self.rotary and dims.head_dim % 2:
+            raise InvalidConfig(f"config.json: head_dim is {dims.head_dim}; must be even, as positions turn pairs")
+        if not self.grouped and (dims.kv_heads != dims.heads or dims.head_dim * dims.heads != dims.hidden):
+            raise InvalidConfig(
+                f"config.json: {dims.heads} heads of {dims.head_dim} with {dims.kv_heads} heads of keys do not make "
+                f"hidden_size, {dims.hidden}; {self.name} has as many heads of keys, and no others"
+            )
 
     def _check_variant(self, config: Mapping[str, Any]) -> None:
         if config.get("quantization_config"):
@@ -237,6 +254,7 @@ def _llama_like(
         norm="model.norm",
         rotary="model.rotary_emb",
         layer=layer,
+        grouped=True,
         **rest,
     )
 
