@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 from forebay_api.model import UnitKind
+from forebay_worker.load import shards
 from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 from forebay_worker.load.safetensors import read_header
 
@@ -191,6 +192,11 @@ def twice(folder: Path) -> None:
     save_file({**load_file(file), **first}, file)
 
 
+def many_files(folder: Path) -> None:
+    index = {"weight_map": {f"t{number}": f"m{number}.safetensors" for number in range(1025)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def generation(folder: Path, ends: object) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
 
@@ -233,6 +239,22 @@ def generation(folder: Path, ends: object) -> None:
             "InvalidCheckpoint",
             "num_key_value_heads is 3; must divide num_attention_heads, ",
         ),
+        (
+            lambda folder: edit_config(folder, num_hidden_layers=1_000_000_000),
+            "InvalidCheckpoint",
+            "num_hidden_layers is 1000000000; at most 512",
+        ),
+        (
+            lambda folder: edit_config(folder, num_hidden_layers=512),
+            "InvalidCheckpoint",
+            "num_hidden_layers is 512, but the files have [0-9] layers",
+        ),
+        (
+            lambda folder: edit_config(folder, max_position_embeddings=1 << 40),
+            "InvalidCheckpoint",
+            "max_position_embeddings is 1099511627776; at most 2147483647",
+        ),
+        (many_files, "InvalidCheckpoint", "names 1025 files; at most 1024"),
         (lambda folder: edit_config(folder, head_dim=15), "InvalidCheckpoint", "head_dim is 15; must be even"),
         (
             lambda folder: edit_config(folder, eos_token_id=512),
@@ -258,6 +280,26 @@ def test_damage_is_named(copy: Callable[[str], Path], damage: Callable[[Path], o
     assert refused.value.reason == reason
     assert str(folder) in refused.value.message
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "says"),
+    [
+        ("HEADERS_BYTES", 3000, "header of [0-9]+ bytes; [0-9]+ are left of what a model's headers may have"),
+        ("MOST_TENSORS", 20, "more than 20 tensors with those of the files before it"),
+    ],
+)
+def test_headers_of_all_files_together_are_bounded(
+    copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, limit: str, most: int, says: str
+) -> None:
+    folder = split(copy("llama"))
+    lengths = [len(read_header(file).raw) for file in folder.glob("*.safetensors")]
+    assert max(lengths) < 3000 < sum(lengths), "each alone would pass"
+    open_checkpoint(folder.as_uri())
+    monkeypatch.setattr(shards, limit, most)
+    with pytest.raises(CheckpointError, match=f"model-00002-of-00002.safetensors: {says}") as refused:
+        open_checkpoint(folder.as_uri())
+    assert refused.value.reason == "InvalidCheckpoint"
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,13 @@ from prometheus_client import Counter
 from forebay_worker.artifact.access import Access
 from forebay_worker.artifact.blocks import BLOCK_BYTES, Blocks, disk
 from forebay_worker.artifact.cache import Cache, Place, write
-from forebay_worker.artifact.errors import CHECKSUM_MISMATCH, SOURCE_UNAVAILABLE, CheckpointError
-from forebay_worker.artifact.listing import File, Listing
+from forebay_worker.artifact.errors import (
+    CHECKSUM_MISMATCH,
+    INVALID_CHECKPOINT,
+    SOURCE_UNAVAILABLE,
+    CheckpointError,
+)
+from forebay_worker.artifact.listing import HEADERS_BYTES, File, Listing
 from forebay_worker.artifact.remote import Chunk, Remote
 
 THREADS = 8
@@ -33,8 +38,8 @@ PATIENCE = 240.0
 """Seconds for a block, whoever fetches it. The source itself gives up long before."""
 SHORT = 256 << 10
 """Bytes up to which a scattered read does not bring whole blocks."""
-HEAD, LONGEST_HEAD = 128 << 10, 100 << 20
-"""Bytes with which a file of weights is looked at first, and the most."""
+HEAD = 128 << 10
+"""Bytes with which a file of weights is looked at first."""
 REMEMBERED = 64
 """Sources whose credentials are kept, the last ones opened."""
 NOTHING = Access()
@@ -68,6 +73,7 @@ class Artifact:
         self._coming: dict[tuple[str, int], Future[None]] = {}
         self._leases = contextlib.ExitStack()
         self._leased = 0
+        self._headers = 0  # bytes, of those fetched here
 
     @property
     def folder(self) -> Path:
@@ -121,21 +127,35 @@ class Artifact:
         unknown = [path for path in paths if not self.place.head(path.name).exists()]
         if unknown:
             self._source()
+            self.cache.make_room(sum(min(HEAD, self.file(path).size) for path in unknown), self.place)
             try:
                 tuple(_pool("rows").map(self._fetch_head, unknown, timeout=PATIENCE))
             except TimeoutError:
                 raise self._late(unknown[0]) from None
         with disk(self.folder):
+            if sum(self.place.head(path.name).stat().st_size for path in paths) > HEADERS_BYTES + HEAD * len(paths):
+                raise self._headers_too_long()
             return [self.place.head(path.name).read_bytes() for path in paths]
 
     def _fetch_head(self, path: Path) -> None:
         remote, file = self._source(), self.file(path)
         head = bytes(remote.read(file, 0, min(HEAD, file.size))) if file.size else b""
         end = 8 + int.from_bytes(head[:8], "little")
-        if len(head) < end <= min(file.size, LONGEST_HEAD):
+        if len(head) < end <= file.size:
+            with self._lock:
+                self._headers += end
+                if self._headers > HEADERS_BYTES:
+                    raise self._headers_too_long()
+            self.cache.make_room(end - len(head), self.place)
             head += bytes(remote.read(file, len(head), end))
         fetched_total.inc(len(head))
         write(self.place.head(path.name), head)
+
+    def _headers_too_long(self) -> CheckpointError:
+        return CheckpointError(
+            INVALID_CHECKPOINT,
+            f"{self.listing.identity}: the headers of its safetensors files have more than {HEADERS_BYTES} bytes",
+        )
 
     def missing(self, spans: Iterable[Span]) -> list[tuple[str, int]]:
         """Blocks that are not there, in the order in which they will be wanted."""

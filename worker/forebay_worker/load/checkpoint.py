@@ -6,8 +6,8 @@ Imports no torch, reads headers only, and believes none of them. May not live he
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from forebay_worker.artifact.errors import (
     UNSUPPORTED_ARCHITECTURE,
     CheckpointError,
 )
-from forebay_worker.artifact.listing import WEIGHTS
 from forebay_worker.artifact.local import check_folder
 from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
-from forebay_worker.load.safetensors import BrokenFile, Entry, Header, parse_header, read_header
+from forebay_worker.load import shards
+from forebay_worker.load.safetensors import BrokenFile, Entry, Header
 from forebay_worker.load.tensors import DTYPES, ITEM_BYTES, Stamp, TensorSlice, layout
 from forebay_worker.model import ends, registry
 from forebay_worker.model.registry import Architecture, Dims
@@ -41,10 +41,6 @@ __all__ = [
     "layout",
     "open_checkpoint",
 ]
-
-MAX_JSON_BYTES = 64_000_000
-
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -81,14 +77,15 @@ def open_checkpoint(uri: str, dtype: str = "auto", access: Access | None = None)
 
 def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Checkpoint:
     try:
-        raw_config = _read(folder / "config.json")
-        config = _json_object(folder / "config.json", raw_config)
+        raw_config = shards.read(folder / "config.json")
+        config = shards.json_object(folder / "config.json", raw_config)
         architecture = registry.find(config)
         dims = architecture.dims(config)
         _check_ends(folder, dims)
-        headers = _headers(_files(folder, artifact), artifact)
-        _check_index(folder, headers)
+        headers = shards.headers(shards.find(folder, artifact), artifact)
+        shards.check_index(folder, headers)
         slices = _slices(headers, architecture, dims)
+        _check_layers(slices, architecture, dims)
         units = _units(slices, architecture, dims, config)
     except (registry.InvalidConfig, BrokenFile) as error:
         raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: {error}") from error
@@ -123,91 +120,10 @@ def _folder(uri: Uri) -> Path:
     return folder
 
 
-def _headers(files: Sequence[Path], artifact: Artifact | None) -> list[Header]:
-    """Raises BrokenFile, CheckpointError and OSError."""
-    if artifact is None:
-        return [read_header(file) for file in files]
-    listed = [artifact.file(file) for file in files]
-    heads = artifact.heads(files)
-    return [
-        parse_header(file, head, about.size, about.version)
-        for file, about, head in zip(files, listed, heads, strict=True)
-    ]
-
-
-def _read(file: Path) -> bytes:
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: more than {MAX_JSON_BYTES} bytes")
-    return file.read_bytes()
-
-
-def _json_object(file: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: not a JSON object")
-    return value
-
-
 def _check_ends(folder: Path, dims: Dims) -> None:
     for name in ends.FILES:
         if (folder / name).is_file():
-            tuple(ends.ends(name, _json_object(folder / name, _read(folder / name)), dims.vocab))
-
-
-def _files(folder: Path, artifact: Artifact | None) -> list[Path]:
-    """The shards that the index names, else model.safetensors, else the only safetensors file there is."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(_weight_map(folder).values()))
-        for name in names:
-            if Path(name).name != name:
-                raise CheckpointError(
-                    INVALID_CHECKPOINT, f"{folder / INDEX}: {name!r} is not the name of a file beside it"
-                )
-            if not _exists(folder / name, artifact):
-                raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: the index names {name}, which is not there")
-        return [folder / name for name in names]
-    if _exists(folder / "model.safetensors", artifact):
-        return [folder / "model.safetensors"]
-    found = sorted(folder.glob("*.safetensors")) if artifact is None else _listed(artifact)
-    if len(found) > 1:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: {len(found)} safetensors files, but no {INDEX}")
-    if not found and any(folder.glob("*.bin")):
-        raise CheckpointError(
-            INVALID_CHECKPOINT,
-            f"{folder}: has pickled weights (*.bin) only, which can run code; convert them to safetensors",
-        )
-    if not found:
-        raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no safetensors file")
-    return found
-
-
-def _exists(file: Path, artifact: Artifact | None) -> bool:
-    """Whether it is here, or can come."""
-    return file.is_file() if artifact is None else file in _listed(artifact)
-
-
-def _listed(artifact: Artifact) -> list[Path]:
-    return [artifact.folder / file.name for file in artifact.listing.files if file.name.endswith(WEIGHTS)]
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    file = folder / INDEX
-    weight_map = _json_object(file, _read(file)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: weight_map must map tensor names to file names")
-    return weight_map
-
-
-def _check_index(folder: Path, headers: Sequence[Header]) -> None:
-    if not (folder / INDEX).is_file():
-        return
-    inside = {header.file.name: {entry.name for entry in header.entries} for header in headers}
-    for name, file in _weight_map(folder).items():
-        if name not in inside[file]:
-            raise BrokenFile(f"the index says {name} is in {file}, but it is not")
+            tuple(ends.ends(name, shards.json_object(folder / name, shards.read(folder / name)), dims.vocab))
 
 
 def _slices(headers: Sequence[Header], architecture: Architecture, dims: Dims) -> dict[str, TensorSlice]:
@@ -230,6 +146,14 @@ def _slice(name: str, header: Header, entry: Entry) -> TensorSlice:
             f"{header.file.name}: tensor {name} has dtype {entry.dtype}; supported: {', '.join(DTYPES)}"
         )
     return TensorSlice(name, header.file, entry.offset, entry.nbytes, DTYPES[entry.dtype], entry.shape)
+
+
+def _check_layers(slices: Iterable[str], architecture: Architecture, dims: Dims) -> None:
+    """Before names and shapes of as many layers are made."""
+    layer = re.compile(rf"{re.escape(architecture.layers)}\.(\d{{1,9}})\.")
+    found = len({match[1] for match in map(layer.match, slices) if match})
+    if found != dims.layers:
+        raise BrokenFile(f"config.json: num_hidden_layers is {dims.layers}, but the files have {found} layers")
 
 
 def _units(

@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MOST_LAYERS = 512
+"""Several times what any model has; where to cut is searched in the square of it."""
+LARGEST = 2**31 - 1
+
 Shapes = dict[str, tuple[int, ...]]  # tensor name inside its module ▸ shape
 
 
@@ -72,7 +76,7 @@ class Architecture:
         head_dim = _size(config, "head_dim", self.default_head_dim or hidden // heads)
         dims = Dims(
             hidden=hidden,
-            layers=_size(config, "num_hidden_layers"),
+            layers=_size(config, "num_hidden_layers", most=MOST_LAYERS),
             heads=heads,
             kv_heads=_size(config, "num_key_value_heads", heads),
             head_dim=head_dim,
@@ -158,13 +162,15 @@ def find(config: Mapping[str, Any]) -> Architecture:
     return row
 
 
-def _size(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
+def _size(config: Mapping[str, Any], field: str, default: int | None = None, most: int = LARGEST) -> int:
     value = config.get(field)
     value = default if value is None else value
     if value is None:
         raise InvalidConfig(f"config.json: {field} is missing")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidConfig(f"config.json: {field} is {value!r}; must be a positive integer")
+    if value > most:
+        raise InvalidConfig(f"config.json: {field} is {value}; at most {most}")
     return value
 
 
