@@ -138,6 +138,23 @@ def test_the_key_follows_content_config_and_age(copy: Callable[[str], Path]) -> 
     assert len(set(keys)) == 3
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+    ],
+)
+def test_the_key_follows_what_text_is_to_the_model(copy: Callable[[str], Path], name: str) -> None:
+    folder = copy("llama")
+    before = open_checkpoint(folder.as_uri()).model.backbone
+    (folder / name).write_text("{}")
+    assert open_checkpoint(folder.as_uri()).model.backbone != before
+
+
 def test_a_sliding_window_bounds_the_context(copy: Callable[[str], Path]) -> None:
     folder = copy("mistral")
     edit_config(folder, sliding_window=128)

@@ -34,6 +34,8 @@ SMALL = (
     "chat_template.json",
 )
 """Fetched whole when a checkpoint is opened; weights come in blocks when they are read."""
+TEXT = tuple(name for name in SMALL if name not in (CONFIG, INDEX))
+"""Of them, those that say how text becomes tokens, and where an answer ends."""
 SMALL_BYTES = 64 << 20
 """The largest tokenizer known has 35 MB."""
 WEIGHTS = ".safetensors"

@@ -23,7 +23,7 @@ from forebay_worker.artifact.errors import (
     UNSUPPORTED_ARCHITECTURE,
     CheckpointError,
 )
-from forebay_worker.artifact.local import check_folder
+from forebay_worker.artifact.local import check_folder, text_sums
 from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
 from forebay_worker.load import shards
 from forebay_worker.load.safetensors import BrokenFile, Entry, Header
@@ -95,7 +95,8 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
     stored = _stored_dtype(slices.values())
     resolved = _resolve(dtype, stored)
-    model = _model(uri, resolved, _key(raw_config, resolved, headers), architecture, dims, units)
+    key = _key(raw_config, resolved, headers, _text_sums(folder, artifact), _vouching(artifact))
+    model = _model(uri, resolved, key, architecture, dims, units)
     if artifact is not None:
         listing = artifact.listing
         model = replace(model, revision=listing.revision, digest=small.digest(artifact.place, listing))
@@ -193,11 +194,32 @@ def _resolve(wanted: str, stored: str) -> str:
     return wanted
 
 
-def _key(raw_config: bytes, dtype: str, headers: Sequence[Header]) -> str:
-    """16 hex digits that change with anything a person may change: cheap for 140 GB, since no weights are read."""
+def _text_sums(folder: Path, artifact: Artifact | None) -> Mapping[str, str]:
+    """Raises CheckpointError."""
+    if artifact is not None:
+        return small.text_sums(artifact.place, artifact.listing)
+    try:
+        return text_sums(folder)
+    except OSError as error:
+        raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _vouching(artifact: Artifact | None) -> str:
+    """The source whose word alone says what the weights are; empty where somebody else vouches for them. Whoever runs a
+    server, or owns a bucket, can give his files the tags and sums of another's; the hub has hashed them itself."""
+    if artifact is None or artifact.listing.identity.startswith(f"{Scheme.HF}://"):
+        return ""
+    return artifact.listing.identity
+
+
+def _key(raw_config: bytes, dtype: str, headers: Sequence[Header], texts: Mapping[str, str], source: str) -> str:
+    """16 hex digits that change with anything a person may change: cheap for 140 GB, since no weights are read. All
+    that share a key share one tokenizer and one chat template, too."""
     digest = hashlib.sha256()
-    for part in (raw_config, dtype.encode()):
+    for part in (raw_config, dtype.encode(), source.encode()):
         digest.update(len(part).to_bytes(8, "little") + part)
+    for name in sorted(texts):
+        digest.update(f"{name}|{texts[name]}\n".encode())
     for header in headers:
         facts = f"{header.file.name}|{header.size}|{header.version}|{hashlib.sha256(header.raw).hexdigest()}\n"
         digest.update(facts.encode())
