@@ -17,9 +17,11 @@ from forebay_api.model import Model, Unit, UnitKind
 from forebay_worker.artifact import opening, small
 from forebay_worker.artifact.access import Access
 from forebay_worker.artifact.artifact import Artifact
+from forebay_worker.artifact.cache import Cache
 from forebay_worker.artifact.errors import (
     ARTIFACT_NOT_FOUND,
     INVALID_CHECKPOINT,
+    UNAUTHORIZED,
     UNSUPPORTED_ARCHITECTURE,
     CheckpointError,
 )
@@ -68,7 +70,7 @@ def open_checkpoint(uri: str, dtype: str = "auto", access: Access | None = None)
     except InvalidUri as error:
         raise CheckpointError(ARTIFACT_NOT_FOUND, str(error)) from None
     if source.scheme is Scheme.FILE:
-        folder = _folder(source)
+        folder = _folder(source, Cache.from_env())
         check_folder(folder, access.digest if access else "")
         return _open(uri, dtype, folder, None)
     artifact = opening.obtain(source, access)
@@ -112,10 +114,15 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
     )
 
 
-def _folder(uri: Uri) -> Path:
+def _folder(uri: Uri, cache: Cache) -> Path:
     folder = Path(uri.path)
     if not folder.is_dir():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no such folder")
+    if cache.owns(folder):
+        raise CheckpointError(
+            UNAUTHORIZED,
+            f"{folder}: is a model fetched from elsewhere; spec.model.uri must name the source it came from",
+        )
     if not (folder / "config.json").is_file():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no config.json, so no checkpoint")
     return folder
