@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from jinja2.sandbox import SandboxedEnvironment
 
 from forebay_wire.v1 import engine_pb2
-from forebay_worker import service
+from forebay_worker import reading, service
 from forebay_worker.engine.request import Accepted, Ended, Request
+
+SECONDS = 20.0
 
 
 class Answering:
@@ -33,10 +39,62 @@ async def test_who_reads_for_long_has_heartbeats(monkeypatch: pytest.MonkeyPatch
     parts: Any = SimpleNamespace(text=SimpleNamespace(encode_text=slowly), checkpoint=checkpoint)
     executor: Any = Answering()
     engine = service.EngineService(executor, lambda backbone: parts, lambda: False)
-    try:
-        ask = engine_pb2.GenerateRequest(request_id="r", backbone="b", text="x")
-        kinds = [event.WhichOneof("event") async for event in engine.Generate(ask, Mock())]
-    finally:
-        engine.close()
+    ask = engine_pb2.GenerateRequest(request_id="r", backbone="b", text="x")
+    kinds = [event.WhichOneof("event") async for event in engine.Generate(ask, Mock())]
     assert kinds[:2] == ["heartbeat", "heartbeat"]
     assert kinds[-1] == "accepted"
+
+
+async def test_a_model_that_reads_without_end_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", 0.2)
+    back = threading.Event()
+    desk = reading.Reading()
+    with pytest.raises(reading.Overdue, match="did not finish it within 0 s"):
+        await desk.read("stuck", back.wait)
+    with pytest.raises(reading.Overdue, match="has not come back from an earlier one"):
+        await desk.read("stuck", lambda: 1)
+    assert await desk.read("other", lambda: 2) == 2
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "read"]
+    back.set()
+    thread.join(SECONDS)
+    assert await desk.read("stuck", lambda: 3) == 3
+
+
+async def test_a_template_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", 0.2)
+    desk = reading.Reading()
+    template = SandboxedEnvironment().from_string(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+        "{% endfor %}"
+    )
+    with pytest.raises(reading.Overdue):
+        await desk.read("b", template.render)
+    for thread in [thread for thread in threading.enumerate() if thread.name == "read"]:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+    assert await desk.read("b", lambda: 1) == 1
+
+
+async def test_prompts_of_one_backbone_are_read_one_after_another_though_a_caller_leaves() -> None:
+    desk, go_on, order = reading.Reading(), threading.Event(), list[int]()
+
+    def read(number: int) -> None:
+        go_on.wait(SECONDS)
+        order.append(number)
+
+    tasks = [asyncio.create_task(desk.read("b", partial(read, number))) for number in range(3)]
+    await asyncio.sleep(0.05)
+    tasks[0].cancel()
+    await asyncio.sleep(0.05)
+    assert sum(thread.name == "read" for thread in threading.enumerate()) == 1
+    go_on.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [0, 1, 2]
+
+
+async def test_what_reading_raises_is_its_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ValueError("not this")
+
+    with pytest.raises(ValueError, match="not this"):
+        await reading.Reading().read("b", refuse)

@@ -196,7 +196,6 @@ class Worker:
         await self._detach()
         await self._server.stop(grace=0.2)
         await self._commands.close()
-        self._service.close()
         self._preparations.close()
         self._executor.close()
         if self._vigil:

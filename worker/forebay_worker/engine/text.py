@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from forebay_worker.model import ends
 
@@ -25,6 +25,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # without any, transformers makes an empty tokenizer
+
+MOST_LETTERS = 64 << 20
+"""Of a rendered prompt: more than any request brings."""
 
 
 class TextError(ValueError):
@@ -75,8 +78,11 @@ class Text:
             raise ChatError("this model has no chat template: use /v1/completions")
         plain = [{**message, "content": _content(message)} for message in messages]
         try:
+            _compile_jinja_template(self._tokenizer.get_chat_template()).environment.concat = _join
             prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except TooLong:
+            raise
+        except Exception as error:
             raise ChatError(f"messages: the model's chat template refuses them ({error})") from error
         self._look(prompt, limit)
         ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
@@ -164,6 +170,18 @@ class Detokeniser:
             if any(stop.startswith(text[-length:]) for stop in self._stop):
                 return length
         return 0
+
+
+def _join(pieces: Iterable[str]) -> str:
+    """What a template says; one that does not stop saying it is stopped."""
+    said, size = [], 0
+    for piece in pieces:
+        if piece:
+            said.append(piece)
+            size += len(piece)
+        if size > MOST_LETTERS:
+            raise TooLong(f"messages: the model's chat template makes more than {MOST_LETTERS} letters of them")
+    return "".join(said)
 
 
 def _content(message: Mapping[str, Any]) -> str:
