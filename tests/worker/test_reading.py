@@ -47,16 +47,20 @@ async def test_who_reads_for_long_has_heartbeats(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_model_that_reads_without_end_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PATIENCE", 0.2)
-    back = threading.Event()
+    back, threads = threading.Event(), list[threading.Thread]()
     desk = reading.Reading()
+
+    def stick() -> None:
+        threads.append(threading.current_thread())
+        back.wait()
+
     with pytest.raises(reading.Overdue, match="did not finish it within 0 s"):
-        await desk.read("stuck", back.wait)
+        await desk.read("stuck", stick)
     with pytest.raises(reading.Overdue, match="has not come back from an earlier one"):
         await desk.read("stuck", lambda: 1)
     assert await desk.read("other", lambda: 2) == 2
-    [thread] = [thread for thread in threading.enumerate() if thread.name == "read"]
     back.set()
-    thread.join(SECONDS)
+    threads[0].join(SECONDS)
     assert await desk.read("stuck", lambda: 3) == 3
 
 
@@ -67,18 +71,24 @@ async def test_a_template_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) 
         "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
         "{% endfor %}"
     )
+    threads: list[threading.Thread] = []
+
+    def render() -> None:
+        threads.append(threading.current_thread())
+        template.render()
+
     with pytest.raises(reading.Overdue):
-        await desk.read("b", template.render)
-    for thread in [thread for thread in threading.enumerate() if thread.name == "read"]:
-        thread.join(SECONDS)
-        assert not thread.is_alive()
+        await desk.read("b", render)
+    threads[0].join(SECONDS)
+    assert not threads[0].is_alive()
     assert await desk.read("b", lambda: 1) == 1
 
 
 async def test_prompts_of_one_backbone_are_read_one_after_another_though_a_caller_leaves() -> None:
-    desk, go_on, order = reading.Reading(), threading.Event(), list[int]()
+    desk, go_on, begun, order = reading.Reading(), threading.Event(), list[int](), list[int]()
 
     def read(number: int) -> None:
+        begun.append(number)
         go_on.wait(SECONDS)
         order.append(number)
 
@@ -86,7 +96,7 @@ async def test_prompts_of_one_backbone_are_read_one_after_another_though_a_calle
     await asyncio.sleep(0.05)
     tasks[0].cancel()
     await asyncio.sleep(0.05)
-    assert sum(thread.name == "read" for thread in threading.enumerate()) == 1
+    assert begun == [0]
     go_on.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [0, 1, 2]

@@ -64,7 +64,7 @@ class Reading:
             raise Overdue("prompt: the model's chat template or tokenizer has not come back from an earlier one")
         self._lingering.pop(backbone, None)
         found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        thread = threading.Thread(target=_work, args=(work, found), name="read", daemon=True)
+        thread = threading.Thread(target=_work, args=(work, found), name="prompt", daemon=True)
         thread.start()
         try:
             async with asyncio.timeout(PATIENCE):
