@@ -20,6 +20,9 @@ PHASES: Mapping[int, PipelinePhase] = {
     fleet_pb2.PipelineState.BROKEN: PipelinePhase.BROKEN,
 }
 
+WEIGHTS = frozenset({"NotANumber", "StepFailed"})
+"""Faults of which the model may be the cause."""
+
 WORSE = tuple(PipelinePhase)
 """From good to bad."""
 
@@ -43,7 +46,7 @@ def worker_seen(report: fleet_pb2.WorkerReport) -> WorkerSeen:
         kv_bytes={wire.epoch(pipeline.epoch): pipeline.kv_bytes for pipeline in report.pipelines},
         prepared=frozenset(prepared.backbone for prepared in report.prepared if not prepared.error),
         probed=frozenset(prepared.backbone for prepared in report.prepared if prepared.layer),
-        not_numbers=frozenset(fault.backbone for fault in report.faults if fault.reason == "NotANumber"),
+        not_numbers=frozenset(fault.backbone for fault in report.faults if fault.reason in WEIGHTS),
     )
 
 

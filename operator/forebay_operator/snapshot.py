@@ -25,7 +25,10 @@ from forebay_operator.rolling import Rolling
 from forebay_operator.subject import Subject
 from forebay_wire.v1 import fleet_pb2
 
-NOT_A_NUMBER = "NotANumber: two workers computed answers that are no numbers; the weights seem to be damaged"
+NOT_A_NUMBER = (
+    "NotANumber: two workers computed no numbers with it, or could not compute; its weights seem to be damaged, or its "
+    "config.json does not fit them"
+)
 
 
 @dataclass(slots=True)

@@ -284,6 +284,19 @@ def test_people_s_own_folders_are_left_alone(
     assert own.exists()
 
 
+def test_a_fetched_model_is_no_folder_of_everybody_s(world: Sources, model: Path, cache: Path, tmp_path: Path) -> None:
+    fetched = place_of(open_checkpoint(world.uri("hf", "m"), "auto", access("hf"))).files
+    (fetched / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes())  # all of it is there
+    link, beside = tmp_path / "link", cache / "by-hand"
+    link.symlink_to(fetched.parent, target_is_directory=True)
+    shutil.copytree(fetched, beside)
+    for folder in (fetched, link / "files", beside / ".." / fetched.parent.name / "files"):
+        with pytest.raises(CheckpointError, match="must name the source it came from") as refused:
+            open_checkpoint(f"file://{folder}", "auto", Access())
+        assert refused.value.reason == "Unauthorized"
+    assert open_checkpoint(beside.as_uri()).model.architecture == "LlamaForCausalLM"
+
+
 def test_a_full_disk_is_said_as_such(
     world: Sources, model: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -82,6 +83,31 @@ def test_the_key_is_the_same_on_every_node(
     here = open_checkpoint(world.uri(kind, "m"), "auto", access(kind)).model
     monkeypatch.setenv("FOREBAY_CACHE", str(tmp_path / "other"))
     assert open_checkpoint(world.uri(kind, "m"), "auto", access(kind)).model == here
+
+
+def test_only_the_hub_s_word_makes_two_sources_one_backbone(world: Sources, model: Path, tmp_path: Path) -> None:
+    """On any other server the tags and sums of somebody else's files are quickly written."""
+    names = sorted(path.name for path in model.iterdir())
+    printed = subprocess.run(["sha256sum", *names], cwd=model, capture_output=True, check=True).stdout
+    for place in ("m", "copy"):
+        world.add(place, model)
+        world.put_object(f"models/{place}/SHA256SUMS", printed)
+        world.web.files[f"/models/{place}/SHA256SUMS"] = printed
+    found = {
+        kind: {open_checkpoint(world.uri(kind, name), "auto", access(kind)).model.backbone for name in ("m", "copy")}
+        for kind in KINDS
+    }
+    assert {kind: len(keys) for kind, keys in found.items()} == {"hf": 1, "s3": 2, "https": 2}
+
+
+def test_a_fork_with_another_chat_template_is_another_backbone(world: Sources, model: Path, tmp_path: Path) -> None:
+    fork = tmp_path / "fork"
+    shutil.copytree(model, fork)
+    (fork / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    world.add("fork", fork)
+    first, second = (open_checkpoint(world.uri("hf", name), "auto", access("hf")).model for name in ("m", "fork"))
+    assert first.backbone != second.backbone
+    assert open_checkpoint(world.uri("hf", "m")).model.backbone == first.backbone, "also without asking the source"
 
 
 def test_looking_fetches_no_weights(world: Sources, tiny: Callable[[str], Path]) -> None:

@@ -17,7 +17,7 @@ from forebay_operator.decide.seen import HoldingSeen, Link, PipelinePhase, Pipel
 from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Hold, Inspect, Prediction, Prepare
 from forebay_operator.inspections import DOUBT, RETRY, Failure, Inspections
 from forebay_operator.progress import Phase, progress
-from forebay_operator.reports import pipelines_seen
+from forebay_operator.reports import pipelines_seen, worker_seen
 from forebay_operator.sent import PATIENCE, Sent
 from forebay_operator.settling import Settling
 from forebay_operator.snapshot import Epochs
@@ -156,6 +156,12 @@ class TestReports:
         assert (seen.phase, seen.running) == (PipelinePhase.DRAINING, 1)
         seen = pipelines_seen([report("w0", draining, False), report("w1", drained, True)])[E1]
         assert (seen.phase, seen.reported_by) == (PipelinePhase.DRAINED, {"w0", "w1"})
+
+    def test_of_faults_only_those_accuse_a_model_that_its_files_may_have_caused(self) -> None:
+        report = fleet_pb2.WorkerReport(name="w0")
+        for reason in ("NotANumber", "StepFailed", "DeviceError"):
+            report.faults.add(reason=reason, backbone=reason.lower())
+        assert worker_seen(report).not_numbers == {"notanumber", "stepfailed"}
 
 
 class TestInspections:

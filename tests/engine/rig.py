@@ -302,7 +302,8 @@ class Rig:
         """A request at the head ``node``: greedy, past the end token, unless told otherwise."""
         fields.setdefault("ignore_eos", True)
         fields.setdefault("request_id", f"r{next(self._requests)}")
-        reader = Reader(Request(function="default/test", prompt=tuple(prompt), **fields))
+        fields.setdefault("function", "default/test")
+        reader = Reader(Request(prompt=tuple(prompt), **fields))
         node.executor.submit(epoch, reader.request, reader.sink)
         return reader
 

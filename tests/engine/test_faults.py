@@ -22,8 +22,20 @@ from forebay_worker.load.stream import Landed
 Tiny = Callable[[str], Path]
 
 
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (RuntimeError("shape '[1, 6, 4, 8]' is invalid for input of size 128"), FaultReason.STEP_FAILED),
+        (TypeError("'<' not supported between instances of 'str' and 'int'"), FaultReason.STEP_FAILED),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `x`"), FaultReason.STEP_FAILED),
+        (RuntimeError("Expected all tensors on the same device, but found cuda:0 and cpu"), FaultReason.STEP_FAILED),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"), FaultReason.DEVICE_ERROR),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), FaultReason.DEVICE_ERROR),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), FaultReason.DEVICE_ERROR),
+    ],
+)
 def test_a_step_that_raises_is_a_fault_of_its_pipeline_alone(
-    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: FaultReason
 ) -> None:
     sick, well = tiny("llama"), tiny("qwen2")
     nodes, epoch = rig.pipeline(sick, 2)
@@ -31,17 +43,35 @@ def test_a_step_that_raises_is_a_fault_of_its_pipeline_alone(
     nodes[0].land(well)
 
     def burn(*args: object) -> torch.Tensor:
-        raise RuntimeError("the device is on fire")
+        raise raised
 
     monkeypatch.setattr(nodes[0].skeletons[opened(sick).model.backbone], "layer", burn)
     ended = rig.ask(nodes[1], epoch, (1, 2)).wait().ended
     assert ended is not None
     assert ended.reason == "pipeline_gone"
     (fault,) = nodes[0].executor.faults()
-    assert fault.reason is FaultReason.DEVICE_ERROR
-    assert "on fire" in fault.message
+    assert (fault.reason, fault.backbone) == (reason, opened(sick).model.backbone)
+    assert str(raised) in fault.message
     assert not nodes[1].executor.faults()
     assert rig.ask(nodes[0], other, (5, 6), max_tokens=5).wait().tokens() == greedy(well, (5, 6), 5)
+
+
+def test_a_backbone_that_computes_again_is_not_accused_any_more(
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny("llama")
+    (node,), epoch = rig.pipeline(folder, 1)
+
+    def stumble(*args: object) -> torch.Tensor:
+        raise ValueError("once")
+
+    with monkeypatch.context() as once:
+        once.setattr(node.skeletons[opened(folder).model.backbone], "layer", stumble)
+        rig.ask(node, epoch, (1, 2)).wait()
+    assert [fault.reason for fault in node.executor.faults()] == [FaultReason.STEP_FAILED]
+    again = rig.form(folder, [node])
+    assert rig.ask(node, again, (1, 2), max_tokens=3).wait().tokens() == greedy(folder, (1, 2), 3)
+    assert not node.executor.faults()
 
 
 def test_a_step_that_finds_no_memory_ends_its_pipeline_and_accuses_nobody(

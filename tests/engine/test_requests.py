@@ -167,6 +167,16 @@ def test_a_prefix_is_computed_once(rig: Rig, tiny: Tiny) -> None:
     assert [reader.events[0][-1].cached_tokens for reader in (first, second)] == [0, 48]
 
 
+def test_a_prefix_is_not_shared_between_functions(rig: Rig, tiny: Tiny) -> None:
+    folder = tiny("qwen3")
+    (node,), epoch = rig.pipeline(folder, 1)
+    prompt = tuple(range(1, 51))
+    asked = ("a/f", "b/f", "a/f", "b/f")
+    readers = [rig.ask(node, epoch, prompt, max_tokens=5, function=function).wait() for function in asked]
+    assert [reader.tokens() for reader in readers] == [greedy(folder, prompt, 5)] * 4
+    assert [reader.events[0][-1].cached_tokens for reader in readers] == [0, 0, 48, 48]
+
+
 def test_logprobs_tell_the_choice_and_its_rivals(rig: Rig, tiny: Tiny) -> None:
     folder = tiny("llama")
     (node,), epoch = rig.pipeline(folder, 1)

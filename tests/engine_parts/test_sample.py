@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forebay_worker.engine.said import Said
 from forebay_worker.engine.sample import NotFinite, Params, Row, choose, uniform
 
 VOCABULARY = 50
@@ -20,7 +21,7 @@ VOCABULARY = 50
 def row(
     params: Params, position: int = 0, choice: int = 0, prompt: Sequence[int] = (), said: Sequence[int] = ()
 ) -> Row:
-    return Row(params, choice, position, prompt, said)
+    return Row(params, choice, position, Said(prompt, said) if params.penalizes else None)
 
 
 def logits(rows: int, seed: int = 0) -> torch.Tensor:
@@ -48,12 +49,12 @@ anything = st.builds(
     top_logprobs=st.integers(0, 5),
 )
 rows = st.builds(
-    Row,
+    row,
     anything,
     choice=st.integers(0, 3),
     position=st.integers(0, 1000),
-    prompt_tokens=st.lists(st.integers(0, VOCABULARY - 1), max_size=5),
-    output_tokens=st.lists(st.integers(0, VOCABULARY - 1), max_size=5),
+    prompt=st.lists(st.integers(0, VOCABULARY - 1), max_size=5),
+    said=st.lists(st.integers(0, VOCABULARY - 1), max_size=5),
 )
 
 
@@ -123,11 +124,33 @@ def test_penalties() -> None:
     assert chosen == {"none": 0, "presence": 1, "frequency": 1, "repetition": 2}, "repetition counts the prompt, too"
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    params=anything.filter(lambda params: params.penalizes),
+    prompt=st.lists(st.integers(0, VOCABULARY - 1), max_size=80),
+    said=st.lists(st.integers(0, VOCABULARY - 1), max_size=80),
+    seed=st.integers(0, 1000),
+)
+def test_what_was_said_counts_the_same_when_it_is_kept_up(
+    params: Params, prompt: list[int], said: list[int], seed: int
+) -> None:
+    kept = Said(prompt)
+    line = logits(1, seed)
+    for at, token in enumerate(said):
+        now = choose(line, [Row(params, 0, at, kept)])
+        assert now == choose(line, [row(params, at, prompt=prompt, said=said[:at])])
+        kept.add(token)
+    with torch.inference_mode():
+        seen, own, counts = (column.on(line.device).tolist() for column in (kept.seen, kept.own, kept.counts))
+    assert sorted(seen) == sorted({*prompt, *said})
+    assert dict(zip(own, counts, strict=True)) == Counter(said)
+
+
 def test_bias_and_forbidden_ends() -> None:
     line = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     early = Params(min_tokens=2, eos=frozenset({0, 77}))
-    assert choose(line, [row(early, said=[5])])[0].token == 1
-    assert choose(line, [row(early, said=[5, 5])])[0].token == 0
+    assert choose(line, [row(early, 1)])[0].token == 1
+    assert choose(line, [row(early, 2)])[0].token == 0
     assert choose(line, [row(Params(logit_bias=((3, 100.0), (99, 1.0))))])[0].token == 3
 
 

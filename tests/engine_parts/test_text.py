@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
+from forebay_worker.engine import text as text_module
 from forebay_worker.engine.text import ChatError, Detokeniser, Text, TextError, TooLong
 from forebay_worker.model.generation import Defaults, defaults
 
@@ -192,6 +193,28 @@ def test_a_template_is_given_what_the_caller_says(tmp_path: Path, folders: dict[
 def test_a_model_without_a_chat_template_says_so(texts: dict[str, Text]) -> None:
     with pytest.raises(ChatError, match="no chat template"):
         texts["sentence piece"].encode_chat([{"role": "user", "content": "x"}], LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("template", "raised", "says"),
+    [
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+            TooLong,
+            "more than 1000 lett",
+        ),
+        ("{{ 1 / 0 }}", ChatError, "chat template refuses them"),
+        ("{{ [].pop() }}", ChatError, "chat template refuses them"),
+    ],
+)
+def test_a_template_may_do_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, raised: type[Exception], says: str
+) -> None:
+    monkeypatch.setattr(text_module, "MOST_LETTERS", 1000)
+    folder = sentence_piece(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(raised, match=says):
+        Text(folder).encode_chat([{"role": "user", "content": "x"}], LIMIT)
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:

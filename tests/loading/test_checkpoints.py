@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import checkpoints
 from forebay_api.model import UnitKind
+from forebay_worker.load import shards
 from forebay_worker.load.checkpoint import CheckpointError, open_checkpoint
 from forebay_worker.load.safetensors import read_header
 from forebay_worker.model.registry import ARCHITECTURES, Architecture
@@ -152,6 +153,23 @@ def test_the_key_follows_content_config_and_age(copy: Callable[[str], Path]) -> 
     assert len(set(keys)) == 3
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+    ],
+)
+def test_the_key_follows_what_text_is_to_the_model(copy: Callable[[str], Path], name: str) -> None:
+    folder = copy("llama")
+    before = open_checkpoint(folder.as_uri()).model.backbone
+    (folder / name).write_text("{}")
+    assert open_checkpoint(folder.as_uri()).model.backbone != before
+
+
 def test_a_sliding_window_bounds_the_context(copy: Callable[[str], Path]) -> None:
     folder = copy("mistral")
     edit_config(folder, sliding_window=128)
@@ -206,6 +224,15 @@ def twice(folder: Path) -> None:
     save_file({**load_file(file), **first}, file)
 
 
+def many_files(folder: Path) -> None:
+    index = {"weight_map": {f"t{number}": f"m{number}.safetensors" for number in range(1025)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def generation(folder: Path, ends: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason", "says"),
     [
@@ -239,6 +266,36 @@ def twice(folder: Path) -> None:
             "InvalidCheckpoint",
             "num_hidden_layers is miss",
         ),
+        (
+            lambda folder: edit_config(folder, num_key_value_heads=3),
+            "InvalidCheckpoint",
+            "num_key_value_heads is 3; must divide num_attention_heads, ",
+        ),
+        (
+            lambda folder: edit_config(folder, num_hidden_layers=1_000_000_000),
+            "InvalidCheckpoint",
+            "num_hidden_layers is 1000000000; at most 512",
+        ),
+        (
+            lambda folder: edit_config(folder, num_hidden_layers=512),
+            "InvalidCheckpoint",
+            "num_hidden_layers is 512, but the files have [0-9] layers",
+        ),
+        (
+            lambda folder: edit_config(folder, max_position_embeddings=1 << 40),
+            "InvalidCheckpoint",
+            "max_position_embeddings is 1099511627776; at most 2147483647",
+        ),
+        (many_files, "InvalidCheckpoint", "names 1025 files; at most 1024"),
+        (lambda folder: edit_config(folder, head_dim=15), "InvalidCheckpoint", "head_dim is 15; must be even"),
+        (
+            lambda folder: edit_config(folder, eos_token_id=512),
+            "InvalidCheckpoint",
+            "config.json: eos_token_id has 512; must be whole numbers from 0 and below vocab_size, 512",
+        ),
+        (lambda folder: generation(folder, ["x"]), "InvalidCheckpoint", "eos_token_id has 'x'; must be whole"),
+        (lambda folder: generation(folder, -1000000000), "InvalidCheckpoint", "eos_token_id has -1000000000; must"),
+        (lambda folder: generation(folder, [1, True]), "InvalidCheckpoint", "eos_token_id has True; must"),
         (lambda folder: edit_config(folder, quantization_config={"bits": 4}), "UnsupportedArchitecture", "quantised"),
         (
             lambda folder: edit_config(folder, rope_parameters={"rope_type": "dynamic"}),
@@ -288,6 +345,40 @@ def test_heads_that_a_config_leaves_out_are_not_guessed(copy: Callable[[str], Pa
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"k_proj\.\w+ has shape|num_key_value_heads is"):
         open_checkpoint(folder.as_uri())
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "says"),
+    [
+        ("HEADERS_BYTES", 3000, "header of [0-9]+ bytes; [0-9]+ are left of what a model's headers may have"),
+        ("MOST_TENSORS", 20, "more than 20 tensors with those of the files before it"),
+    ],
+)
+def test_headers_of_all_files_together_are_bounded(
+    copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, limit: str, most: int, says: str
+) -> None:
+    folder = split(copy("llama"))
+    lengths = [len(read_header(file).raw) for file in folder.glob("*.safetensors")]
+    assert max(lengths) < 3000 < sum(lengths), "each alone would pass"
+    open_checkpoint(folder.as_uri())
+    monkeypatch.setattr(shards, limit, most)
+    with pytest.raises(CheckpointError, match=f"model-00002-of-00002.safetensors: {says}") as refused:
+        open_checkpoint(folder.as_uri())
+    assert refused.value.reason == "InvalidCheckpoint"
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("opt", {"num_key_value_heads": 1}), ("gpt_neox", {"head_dim": 2}), ("gpt_neox", {"num_attention_heads": 5})],
+)
+def test_heads_that_do_not_make_the_hidden_size_are_refused(
+    copy: Callable[[str], Path], family: str, changes: dict[str, int]
+) -> None:
+    folder = copy(family)
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match="do not make hidden_size") as refused:
+        open_checkpoint(folder.as_uri())
+    assert refused.value.reason == "InvalidCheckpoint"
 
 
 @pytest.mark.parametrize(("field", "value"), [("word_embed_proj_dim", 32), ("do_layer_norm_before", False)])

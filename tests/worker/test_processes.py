@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -69,6 +70,27 @@ def test_a_worker_whose_answers_are_no_numbers_is_faulted_until_their_weights_ha
     system.send("w1", dissolve=fleet_pb2.Dissolve(epoch=epoch))
     system.send("w1", drop=fleet_pb2.Drop(backbone=model.backbone))
     system.fleet.wait_for("w1", lambda report: report.state == "Ready" and not report.faults)
+
+
+def test_a_worker_serves_on_whatever_a_models_own_config_makes_fail(
+    system: System, tiny: Callable[[str], Path], tmp_path: Path, model: model_pb2.Model
+) -> None:
+    odd = tmp_path / "odd"
+    shutil.copytree(tiny("gpt_neox"), odd)
+    config = json.loads((odd / "config.json").read_text())
+    config["rope_parameters"]["partial_rotary_factor"] = 2.0  # more dimensions to turn than a head has
+    (odd / "config.json").write_text(json.dumps(config))
+    broken = system.inspect(odd).model
+    last = len(broken.units) - 1
+    system.hold("w1", broken, range(last + 1))
+    epoch = system.form(broken, (1, 24), ("w1", 0, last))
+    refusal = system.generate("w1", broken, epoch, PROMPT, 3).refusal()
+    assert refusal == (grpc.StatusCode.UNAVAILABLE, "pipeline_gone")
+    report = system.fleet.wait_for("w1", lambda report: report.faults)
+    assert [(fault.reason, fault.backbone) for fault in report.faults] == [("StepFailed", broken.backbone)]
+    assert report.state == "Ready"
+    system.send("w1", drop=fleet_pb2.Drop(backbone=broken.backbone))
+    system.fleet.wait_for("w1", lambda report: not report.faults)
 
 
 def test_workers_keep_what_they_hold_while_the_operator_is_away(system: System, model: model_pb2.Model) -> None:

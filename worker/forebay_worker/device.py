@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 from forebay_worker import nvml
 from forebay_worker.memory import Memory, OutOfMemory, Reservation
 
-__all__ = ["Device", "DeviceError", "Memory", "OutOfMemory", "Reservation"]
+__all__ = ["Device", "DeviceError", "Memory", "OutOfMemory", "Reservation", "blames_device"]
 
 CPU_SHARE = 0.5  # of physical memory, for all workers of the machine together, when no budget is given
 CUDA_SHARE = 0.9  # of a card: the rest is for contexts, libraries and the activations of a step
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+DRIVER = re.compile(r"^(?:CUDA|CUDA driver|cuDNN) error: (?!CUBLAS_STATUS_(?:INVALID_VALUE|NOT_SUPPORTED)\b)")
+"""How libraries of the driver begin what they say, but for complaints about what they were given."""
 
 
 class DeviceError(Exception):
@@ -112,3 +115,11 @@ def physical_bytes() -> int:
     except OSError:
         return machine
     return min(machine, int(limit)) if limit.isdigit() else machine
+
+
+def blames_device(error: Exception) -> bool:
+    """Whether the driver says so, a device-side assert included: after it nothing computes in this process. Anything
+    else that computing raises comes of the model or of our own code, and would on any device."""
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and DRIVER.search(str(error)) is not None

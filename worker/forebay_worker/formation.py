@@ -100,6 +100,25 @@ class PipelineStatus:
     kv_bytes: int  # reserved on this worker
     reason: str  # of BROKEN
 
+    @classmethod
+    def unformed(cls, formation: Formation, reason: str) -> PipelineStatus:
+        """Of one that could not be formed here."""
+        return cls(
+            epoch=formation.epoch,
+            backbone=formation.backbone,
+            stages=tuple(place.stage for place in formation.stages),
+            index=formation.index,
+            phase=Phase.BROKEN,
+            head=formation.head,
+            running=0,
+            waiting=0,
+            kv_blocks=formation.kv_blocks,
+            kv_blocks_free=formation.kv_blocks,
+            block_tokens=formation.block_tokens,
+            kv_bytes=0,
+            reason=reason,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -121,6 +140,7 @@ class Probe:
 class FaultReason(StrEnum):
     STEP_OVERDUE = "StepOverdue"
     NOT_A_NUMBER = "NotANumber"
+    STEP_FAILED = "StepFailed"  # computing raised what no driver said: the backbone is suspect, the device is not
     DEVICE_ERROR = "DeviceError"
 
 

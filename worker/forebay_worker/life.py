@@ -202,7 +202,6 @@ class Worker:
         await self._detach()
         await self._server.stop(grace=0.2)
         await self._commands.close()
-        self._service.close()
         self._preparations.close()
         self._executor.close()
         if self._vigil:
@@ -221,8 +220,9 @@ class Worker:
         return self._state is not WorkerState.READY
 
     def _suspect(self, faults: Iterable[Fault]) -> None:
-        """A fault quarantines for good, but for one: answers that are no numbers, once their backbone has left."""
-        reasons = {fault.reason for fault in faults}
+        """A fault of the device quarantines for good, but for one: answers that are no numbers, once their backbone has
+        left."""
+        reasons = {fault.reason for fault in faults} - {FaultReason.STEP_FAILED}
         if FaultReason.STEP_OVERDUE in reasons - self._suspicions:  # the others are counted where they happen
             faults_total.labels(FaultReason.STEP_OVERDUE).inc()
         self._suspicions |= reasons

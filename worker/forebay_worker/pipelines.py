@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from forebay_api.model import Epoch
 from forebay_wire.v1 import stage_pb2
-from forebay_worker.device import Device, OutOfMemory
+from forebay_worker.device import Device, OutOfMemory, blames_device
 from forebay_worker.engine.batch import Limits
 from forebay_worker.engine.blocks import BlockPool, IntegrityError
 from forebay_worker.engine.capacity import Capacity
@@ -38,7 +38,7 @@ KV_OWNER = "kv "  # begins the owner's name of KV in the memory ledger
 broken_total = Counter("forebay_pipelines_broken_total", "Pipelines that broke here")
 submit_failures_total = Counter("forebay_submit_failures_total", "Requests whose taking in raised")
 late_total = Counter("forebay_late_frames_total", "Frames for a pipeline that is not live here")
-faults_total = Counter("forebay_faults_total", "Reasons to suspect the device", ["reason"])
+faults_total = Counter("forebay_faults_total", "Reasons to suspect the device, or a model", ["reason"])
 for _reason in FaultReason:
     faults_total.labels(_reason)  # from the start: a rate sees no rise where there was nothing before
 integrity_total = Counter("forebay_integrity_failures_total", "Books that did not add up when a pipeline was idle")
@@ -78,7 +78,7 @@ class Pipelines:
             self._segments[key] = self._segment(formation, residence)
         except (OutOfMemory, _NotPrepared, RuntimeError, OSError, ValueError) as error:  # also what devices raise
             log.warning("pipeline not formed", **_names(formation), phase="form", reason=str(error))
-            self._unformed[key] = _unformed(formation, str(error))
+            self._unformed[key] = PipelineStatus.unformed(formation, str(error))
             self._hops.refuse(key)
         else:
             self._unformed.pop(key, None)
@@ -146,15 +146,15 @@ class Pipelines:
             self.clock.busy_since = time.monotonic()
             worked |= self._guarded(segment, segment.turn)
             self.clock.busy_since = None
-            self.changed |= segment.steps != steps
+            if segment.steps != steps:
+                self.changed = True
+                if segment.live:  # what failed before was no matter of the backbone
+                    self._pardon(segment.formation.backbone, FaultReason.STEP_FAILED)
         return worked
 
     def absolve(self, backbone: str) -> None:
         """The operator lets go of all of ``backbone``: what was no number was its doing, if it says no more."""
-        its = (FaultReason.NOT_A_NUMBER, backbone)
-        left = [fault for fault in self.faults if (fault.reason, fault.backbone) != its]
-        self.changed |= len(left) != len(self.faults)
-        self.faults = deque(left, maxlen=FAULTS_KEPT)
+        self._pardon(backbone, FaultReason.NOT_A_NUMBER, FaultReason.STEP_FAILED)
 
     def units_in_use(self, backbone: str) -> frozenset[int]:
         """Of live pipelines, resident or still to land."""
@@ -247,8 +247,14 @@ class Pipelines:
         except NotFinite as error:
             self._fault(segment, FaultReason.NOT_A_NUMBER, error)
         except Exception as error:  # noqa: BLE001, whatever computing raises; _fault logs and counts it
-            self._fault(segment, FaultReason.DEVICE_ERROR, error)
+            self._fault(segment, FaultReason.DEVICE_ERROR if blames_device(error) else FaultReason.STEP_FAILED, error)
         return True
+
+    def _pardon(self, backbone: str, *reasons: FaultReason) -> None:
+        left = [fault for fault in self.faults if fault.backbone != backbone or fault.reason not in reasons]
+        if len(left) != len(self.faults):
+            self.changed = True
+            self.faults = deque(left, maxlen=FAULTS_KEPT)
 
     def _fault(self, segment: Segment, reason: FaultReason, error: Exception) -> None:
         faults_total.labels(reason).inc()
@@ -279,21 +285,3 @@ class _NotPrepared(Exception):
 
 def _names(formation: Formation) -> dict[str, str]:
     return {"epoch": str(formation.epoch), "backbone": formation.backbone}
-
-
-def _unformed(formation: Formation, reason: str) -> PipelineStatus:
-    return PipelineStatus(
-        epoch=formation.epoch,
-        backbone=formation.backbone,
-        stages=tuple(place.stage for place in formation.stages),
-        index=formation.index,
-        phase=Phase.BROKEN,
-        head=formation.head,
-        running=0,
-        waiting=0,
-        kv_blocks=formation.kv_blocks,
-        kv_blocks_free=formation.kv_blocks,
-        block_tokens=formation.block_tokens,
-        kv_bytes=0,
-        reason=reason,
-    )

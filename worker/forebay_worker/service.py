@@ -11,8 +11,8 @@ import itertools
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -25,6 +25,7 @@ from forebay_worker.engine.request import Accepted, Ended, Event, Refused, Reque
 from forebay_worker.engine.sample import Params
 from forebay_worker.engine.text import ChatError, TooLong
 from forebay_worker.model.generation import Defaults
+from forebay_worker.reading import Overdue, Reading
 from forebay_worker.shelf import Parts
 from forebay_worker.stage import Executor
 
@@ -106,11 +107,8 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self._executor = executor
         self._parts = parts
         self._draining = draining
-        self._encoding = ThreadPoolExecutor(1, "encode")  # a long prompt takes milliseconds
+        self._reading = Reading()
         self._open: set[str] = set()
-
-    def close(self) -> None:
-        self._encoding.shutdown(wait=False, cancel_futures=True)
 
     async def Generate(
         self, ask: engine_pb2.GenerateRequest, context: Context
@@ -127,7 +125,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             request = reading.result()
         except TooLong as error:
             await _abort(context, Refused.CONTEXT_LENGTH_EXCEEDED, str(error))
-        except (InvalidRequest, ChatError) as error:
+        except (InvalidRequest, ChatError, Overdue) as error:
             await _abort(context, Refused.INVALID_REQUEST, str(error))
         finally:
             reading.cancel()
@@ -151,15 +149,15 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             await _abort(context, event.reason, event.message)
 
     async def _read(self, ask: engine_pb2.GenerateRequest, parts: Parts) -> Request:
-        """Raises InvalidRequest, ChatError and TooLong."""
+        """Raises InvalidRequest, ChatError, TooLong and Overdue."""
         _check(ask)
-        loop, text, limit = asyncio.get_running_loop(), parts.text, parts.checkpoint.model.max_model_len
+        read, text, limit = self._reading.read, parts.text, parts.checkpoint.model.max_model_len
         match ask.WhichOneof("prompt"):
             case "text":
-                prompt = await loop.run_in_executor(self._encoding, text.encode_text, ask.text, limit)
+                prompt = await read(ask.backbone, partial(text.encode_text, ask.text, limit))
             case "messages_json":
                 messages, more = _messages(ask.messages_json), _template(ask.template_json)
-                prompt = await loop.run_in_executor(self._encoding, text.encode_chat, messages, limit, more)
+                prompt = await read(ask.backbone, partial(text.encode_chat, messages, limit, more))
             case "token_ids":
                 prompt = list(ask.token_ids.ids)
             case _:

@@ -22,8 +22,14 @@ from prometheus_client import Counter
 from forebay_worker.artifact.access import Access
 from forebay_worker.artifact.blocks import BLOCK_BYTES, Blocks, disk
 from forebay_worker.artifact.cache import Cache, Place, write
-from forebay_worker.artifact.errors import CHECKSUM_MISMATCH, SOURCE_UNAVAILABLE, CheckpointError
-from forebay_worker.artifact.listing import File, Listing
+from forebay_worker.artifact.errors import (
+    CHECKSUM_MISMATCH,
+    INVALID_CHECKPOINT,
+    SOURCE_UNAVAILABLE,
+    UNAUTHORIZED,
+    CheckpointError,
+)
+from forebay_worker.artifact.listing import HEADERS_BYTES, File, Listing
 from forebay_worker.artifact.remote import Chunk, Remote
 
 THREADS = 8
@@ -33,8 +39,8 @@ PATIENCE = 240.0
 """Seconds for a block, whoever fetches it. The source itself gives up long before."""
 SHORT = 256 << 10
 """Bytes up to which a scattered read does not bring whole blocks."""
-HEAD, LONGEST_HEAD = 128 << 10, 100 << 20
-"""Bytes with which a file of weights is looked at first, and the most."""
+HEAD = 128 << 10
+"""Bytes with which a file of weights is looked at first."""
 REMEMBERED = 64
 """Sources whose credentials are kept, the last ones opened."""
 NOTHING = Access()
@@ -52,7 +58,7 @@ def _pool(name: str) -> ThreadPoolExecutor:
 
 class Artifact:
     """Thread-safe. Files may be read only within a ``lease``. Without a ``remote`` there is what
-    there is, unless another artifact of this process knows the way."""
+    there is, unless a command of the operator has shown this process the way."""
 
     block_bytes = BLOCK_BYTES
 
@@ -60,7 +66,8 @@ class Artifact:
         self, cache: Cache, place: Place, listing: Listing, remote: Remote | None, access: Access = NOTHING
     ) -> None:
         self.cache, self.place, self.listing, self.access = cache, place, listing, access
-        if remote is not None:
+        self._remote = remote
+        if remote is not None and access.pinned:
             _remember(listing.key, remote)
         self._files = {file.name: file for file in listing.files}
         self._lock = threading.RLock()  # a block that is there at once says so within ``fetch``
@@ -68,6 +75,7 @@ class Artifact:
         self._coming: dict[tuple[str, int], Future[None]] = {}
         self._leases = contextlib.ExitStack()
         self._leased = 0
+        self._headers = 0  # bytes, of those fetched here
 
     @property
     def folder(self) -> Path:
@@ -120,22 +128,36 @@ class Artifact:
         in the cache apart from the rest, so that looking at a model costs little. Raises CheckpointError."""
         unknown = [path for path in paths if not self.place.head(path.name).exists()]
         if unknown:
-            self._source()
+            self._ways()
+            self.cache.make_room(sum(min(HEAD, self.file(path).size) for path in unknown), self.place)
             try:
                 tuple(_pool("rows").map(self._fetch_head, unknown, timeout=PATIENCE))
             except TimeoutError:
                 raise self._late(unknown[0]) from None
         with disk(self.folder):
+            if sum(self.place.head(path.name).stat().st_size for path in paths) > HEADERS_BYTES + HEAD * len(paths):
+                raise self._headers_too_long()
             return [self.place.head(path.name).read_bytes() for path in paths]
 
     def _fetch_head(self, path: Path) -> None:
-        remote, file = self._source(), self.file(path)
-        head = bytes(remote.read(file, 0, min(HEAD, file.size))) if file.size else b""
+        file = self.file(path)
+        head = bytes(self._read(file, 0, min(HEAD, file.size))) if file.size else b""
         end = 8 + int.from_bytes(head[:8], "little")
-        if len(head) < end <= min(file.size, LONGEST_HEAD):
-            head += bytes(remote.read(file, len(head), end))
+        if len(head) < end <= file.size:
+            with self._lock:
+                self._headers += end
+                if self._headers > HEADERS_BYTES:
+                    raise self._headers_too_long()
+            self.cache.make_room(end - len(head), self.place)
+            head += bytes(self._read(file, len(head), end))
         fetched_total.inc(len(head))
         write(self.place.head(path.name), head)
+
+    def _headers_too_long(self) -> CheckpointError:
+        return CheckpointError(
+            INVALID_CHECKPOINT,
+            f"{self.listing.identity}: the headers of its safetensors files have more than {HEADERS_BYTES} bytes",
+        )
 
     def missing(self, spans: Iterable[Span]) -> list[tuple[str, int]]:
         """Blocks that are not there, in the order in which they will be wanted."""
@@ -160,7 +182,7 @@ class Artifact:
 
     def fetch(self, name: str, index: int) -> Future[None]:
         """Have a block come; idempotent. Raises CheckpointError when there is no way to it."""
-        self._source()  # before a thread is started for nothing
+        self._ways()  # before a thread is started for nothing
         with self._lock:
             key = name, index
             if known := self._coming.get(key):
@@ -174,9 +196,10 @@ class Artifact:
         """Bytes of short ranges straight from the source, past the cache. Raises CheckpointError."""
         if not ranges:
             return []
-        remote, file = self._source(), self.file(path)
+        self._ways()
+        file = self.file(path)
         try:
-            return list(_pool("rows").map(lambda bounds: remote.read(file, *bounds), ranges, timeout=PATIENCE))
+            return list(_pool("rows").map(lambda bounds: self._read(file, *bounds), ranges, timeout=PATIENCE))
         except TimeoutError:
             raise self._late(path) from None
 
@@ -205,7 +228,7 @@ class Artifact:
 
     def _store(self, blocks: Blocks, file: File, index: int) -> None:
         begin, end = blocks.bounds(index)
-        content = self._source().read(file, begin, end)
+        content = self._read(file, begin, end)
         fetched_total.inc(end - begin)
         blocks.put(index, content)
 
@@ -214,21 +237,36 @@ class Artifact:
             SOURCE_UNAVAILABLE, f"{self.listing.identity}: {path.name} did not come within {PATIENCE:.0f} s"
         )
 
-    def _source(self) -> Remote:
-        """The way that was last opened to these bytes in this process, be it for another artifact."""
-        remote = _remotes.get(self.listing.key)
-        if remote is None:
+    def _read(self, file: File, begin: int, end: int) -> Chunk:
+        """Raises CheckpointError."""
+        *first, last = self._ways()
+        for remote in first:
+            try:
+                return remote.read(file, begin, end)
+            except CheckpointError as error:
+                if error.reason != UNAUTHORIZED:
+                    raise
+        return last.read(file, begin, end)
+
+    def _ways(self) -> list[Remote]:
+        """Its own first. Who only inspects has no other; for what is to be loaded there is the newest that the operator
+        has given, since tokens end, and a worker inherits what the zygote opened without any."""
+        ways = [] if self._remote is None else [self._remote]
+        if self._remote is None or self.access.pinned:
+            newest = _remotes.get(self.listing.key)
+            ways += [newest] if newest is not None and newest is not self._remote else []
+        if not ways:
             raise CheckpointError(
                 SOURCE_UNAVAILABLE, f"{self.listing.identity}: not in the cache, and nobody said how to fetch it"
             )
-        return remote
+        return ways
 
 
 _remotes: OrderedDict[str, Remote] = OrderedDict()
+"""By listing. Only of the operator's commands: their credentials have passed an inspection."""
 
 
 def _remember(key: str, remote: Remote) -> None:
-    """A worker inherits opened checkpoints from the zygote, which knows no credentials; and tokens are replaced."""
     _remotes[key] = remote
     _remotes.move_to_end(key)
     if len(_remotes) > REMEMBERED:

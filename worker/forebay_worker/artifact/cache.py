@@ -124,6 +124,12 @@ class Cache:
         except ValueError as error:
             raise CheckpointError(CACHE_FULL, f"FOREBAY_CACHE_BYTES: {error}") from None
 
+    def owns(self, folder: Path) -> bool:
+        """Whether ``folder``, wherever links to it lie, is one that a cache made or lies in one: what was fetched with
+        somebody's credentials."""
+        root, real = self.root.resolve(), folder.resolve()
+        return real.is_relative_to(root) and any(KEY.fullmatch(part) for part in real.relative_to(root).parts[:1])
+
     def place(self, listing: Listing) -> Place:
         """The folder of a listing, made if need be."""
         folder = self.root / listing.key

@@ -34,10 +34,15 @@ SMALL = (
     "chat_template.json",
 )
 """Fetched whole when a checkpoint is opened; weights come in blocks when they are read."""
-SMALL_BYTES = 256 << 20
+TEXT = tuple(name for name in SMALL if name not in (CONFIG, INDEX))
+"""Of them, those that say how text becomes tokens, and where an answer ends."""
+SMALL_BYTES = 64 << 20
+"""The largest tokenizer known has 35 MB."""
 WEIGHTS = ".safetensors"
 SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
-MOST_FILES = 2000
+MOST_FILES = 1024
+HEADERS_BYTES = 16_000_000
+"""Of all files of weights of a model together: DeepSeek-V3, with 90,000 tensors, has 13 MB."""
 LARGEST = 1 << 50
 
 

@@ -16,7 +16,7 @@ from forebay_worker.artifact.errors import (
     SOURCE_UNAVAILABLE,
     CheckpointError,
 )
-from forebay_worker.artifact.listing import check_digest
+from forebay_worker.artifact.listing import WEIGHTS, Listing, check_digest
 from forebay_worker.artifact.remote import Remote
 from forebay_worker.artifact.uri import Scheme, Uri
 
@@ -39,6 +39,8 @@ def obtain(uri: Uri, access: Access | None, environ: Mapping[str, str] = os.envi
         listing = remote.resolve()
         if access.pinned and access.revision not in ("", listing.revision):
             raise CheckpointError(CHECKSUM_MISMATCH, f"{uri} has changed since it was inspected")
+    if not access.pinned:
+        _prove(listing, remote)
     place = cache.place(listing)
     if wrong := place.damage(time.time()):
         raise CheckpointError(CHECKSUM_MISMATCH, wrong)
@@ -49,12 +51,23 @@ def obtain(uri: Uri, access: Access | None, environ: Mapping[str, str] = os.envi
     return Artifact(cache, place, listing, remote, access)
 
 
+def _prove(listing: Listing, remote: Remote) -> None:
+    """Read a byte of the weights as whoever asks: the listing of a gated repository is everybody's, and the cache may
+    hold what was fetched with another's token. Raises CheckpointError."""
+    file = next((file for file in listing.files if file.name.endswith(WEIGHTS) and file.size), None)
+    if file is not None:
+        remote.read(file, 0, 1)
+
+
 def _cached(uri: Uri, cache: Cache, environ: Mapping[str, str]) -> Artifact:
     identity = endpoints.identity(uri, environ)
     listing = cache.find(identity, uri.revision) or cache.find(identity, "")  # a branch's name says no state
     if listing is None or small.missing(cache.place(listing), listing):
         raise CheckpointError(SOURCE_UNAVAILABLE, f"{uri}: not in the cache")
-    return Artifact(cache, cache.place(listing), listing, None)
+    place = cache.place(listing)
+    if wrong := place.damage(time.time()):
+        raise CheckpointError(CHECKSUM_MISMATCH, wrong)
+    return Artifact(cache, place, listing, None)
 
 
 # Imported when they are needed: they cost a tenth of a second each, and most nodes use one.

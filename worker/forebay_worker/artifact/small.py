@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from forebay_worker.artifact.artifact import fetched_total
 from forebay_worker.artifact.cache import Place, lock, write
 from forebay_worker.artifact.errors import CHECKSUM_MISMATCH, CheckpointError
-from forebay_worker.artifact.listing import WEIGHTS, File, Listing, manifest
+from forebay_worker.artifact.listing import TEXT, WEIGHTS, File, Listing, manifest
 from forebay_worker.artifact.remote import Chunk, Remote
 
 
@@ -41,6 +41,12 @@ def sums(place: Place, listing: Listing) -> Mapping[str, str]:
     """The sums that are known: told by the source, or hashed here."""
     known = {file.name: file.sha256 or place.complete(file.name) for file in listing.files}
     return {name: digest for name, digest in known.items() if digest}
+
+
+def text_sums(place: Place, listing: Listing) -> dict[str, str]:
+    """Of the files that say what text is to this model."""
+    known = sums(place, listing)
+    return {name: known[name] for name in TEXT if name in known}
 
 
 def digest(place: Place, listing: Listing) -> str:

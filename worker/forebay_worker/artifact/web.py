@@ -14,6 +14,7 @@ from forebay_worker.artifact.errors import ARTIFACT_NOT_FOUND, INVALID_CHECKPOIN
 from forebay_worker.artifact.listing import (
     CONFIG,
     INDEX,
+    MOST_FILES,
     SHARD,
     SMALL,
     SMALL_BYTES,
@@ -81,6 +82,10 @@ class Web:
         if not safe:
             raise CheckpointError(
                 INVALID_CHECKPOINT, f"{self._identity}: weight_map of {INDEX} must map tensor names to *.safetensors"
+            )
+        if len(names) > MOST_FILES:
+            raise CheckpointError(
+                INVALID_CHECKPOINT, f"{self._identity}: {INDEX} names {len(names)} files; at most {MOST_FILES}"
             )
         return sorted(names)
 

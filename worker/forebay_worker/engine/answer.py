@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from forebay_worker.engine.batch import Sequence
 from forebay_worker.engine.request import Request, TokenOut, TopToken
+from forebay_worker.engine.said import Said
 from forebay_worker.engine.sample import Choice, Params, Row
 from forebay_worker.engine.text import Detokeniser, Text
 
@@ -23,9 +24,11 @@ class Answer:
     output: list[int] = field(default_factory=list)
     stopped: bool = False
     _detokeniser: Detokeniser = field(init=False)
+    _said: Said | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Replays what was resumed, silently: its reader has the text."""
+        self._said = Said(self.request.prompt, self.output) if self.params.penalizes else None
         self._detokeniser = Detokeniser(self.text, self.request.stop, self.request.prompt)
         for index, token in enumerate(self.output):
             self.stopped = self._detokeniser.push(token, stops=self._stops(index)).stopped
@@ -43,11 +46,13 @@ class Answer:
 
     def row(self) -> Row:
         """What the next token depends on, besides its logits."""
-        return Row(self.params, self.index, len(self.output), self.request.prompt, self.output)
+        return Row(self.params, self.index, len(self.output), self._said)
 
     def push(self, drawn: Choice) -> TokenOut:
         """The next token, as its reader gets it."""
         self.output.append(drawn.token)
+        if self._said:
+            self._said.add(drawn.token)
         text, finish = self._spell(drawn.token)
         event = TokenOut(
             choice=self.index,

@@ -179,7 +179,7 @@ class Head:
             request,
             replace(request.params, eos=self._text.eos),
             index,
-            batch.Sequence(number, [*request.prompt, *output], (arrival, index), salt=request.adapter),
+            batch.Sequence(number, [*request.prompt, *output], (arrival, index), salt=request.salt),
             self._text,
             self._capacity.answer_limit(request),
             output,

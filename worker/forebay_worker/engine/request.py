@@ -47,6 +47,12 @@ class Request:
     resumed: Mapping[int, Resumed] = field(default_factory=dict)
     adapter: str = ""
 
+    @property
+    def salt(self) -> str:
+        """Within which prompts that begin alike are computed once. Were it wider, how soon an answer comes, and the
+        count of cached tokens, would tell anybody what others have asked."""
+        return f"{self.function}\n{self.adapter}"
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

@@ -12,6 +12,8 @@ from hashlib import blake2b
 
 import torch
 
+from forebay_worker.engine.said import Said
+
 Top = tuple[tuple[int, float], ...]
 
 BOUND = 1e30
@@ -68,13 +70,13 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of logits: which token of which choice it decides. ``position`` is that token's index in the answer."""
+    """One line of logits: which token of which choice it decides. ``position`` is that token's index in the answer,
+    ``said`` what came before it, for params that penalize it."""
 
     params: Params
     choice: int
     position: int
-    prompt_tokens: Sequence[int]
-    output_tokens: Sequence[int]
+    said: Said | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,27 +132,26 @@ def _shaped(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 
 def _shape(logits: torch.Tensor, row: Row) -> None:
     params, vocabulary = row.params, logits.shape[-1]
-    if params.penalizes:
-        _penalize(logits, row)
+    if row.said is not None:
+        _penalize(logits, params, row.said)
     if params.logit_bias:
         bias = {token: value for token, value in params.logit_bias if 0 <= token < vocabulary}
         _add(logits, _ids(list(bias), logits), torch.tensor(list(bias.values()), device=logits.device))
-    if len(row.output_tokens) < params.min_tokens:
+    if row.position < params.min_tokens:
         ends = [token for token in params.eos if token < vocabulary]
         if len(ends) < vocabulary:
             logits[_ids(ends, logits)] = -torch.inf
 
 
-def _penalize(logits: torch.Tensor, row: Row) -> None:
-    params = row.params
+def _penalize(logits: torch.Tensor, params: Params, said: Said) -> None:
     if params.repetition_penalty != 1:
-        seen = _ids(list({*row.prompt_tokens, *row.output_tokens}), logits)
+        seen = said.seen.on(logits.device)
         values = logits[seen]
         scaled = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
         logits[seen] = scaled.clamp(-BOUND, BOUND)
-    if row.output_tokens:
-        said, counts = torch.unique(_ids(list(row.output_tokens), logits), return_counts=True)
-        _add(logits, said, -(counts * params.frequency_penalty + params.presence_penalty))
+    if said.own.values:
+        counts = said.counts.on(logits.device)
+        _add(logits, said.own.on(logits.device), -(counts * params.frequency_penalty + params.presence_penalty))
 
 
 def _add(logits: torch.Tensor, tokens: torch.Tensor, change: torch.Tensor) -> None:

@@ -18,19 +18,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from forebay_worker.model import generation
+from forebay_worker.model import ends, generation
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # without any, transformers makes an empty tokenizer
-CONFIGS = ("generation_config.json", "config.json")  # both may say where an answer ends
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 OURS = frozenset(signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"conversations", "messages"}
 """Names by which transformers, or every template, knows something else."""
+MOST_LETTERS = 64 << 20
+"""Of a rendered prompt: more than any request brings."""
 
 
 class TextError(ValueError):
@@ -88,8 +89,11 @@ class Text:
             raise ChatError(f"chat_template_kwargs: {taken[0]!r} is not the caller's to say")
         plain = [{**message, "content": _content(message)} for message in messages]
         try:
+            _compile_jinja_template(self._tokenizer.get_chat_template()).environment.concat = _join
             prompt = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **more)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except TooLong:
+            raise
+        except Exception as error:
             raise ChatError(f"messages: the model's chat template refuses them ({error})") from error
         self._look(prompt, limit)
         ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
@@ -184,6 +188,18 @@ class Detokeniser:
         return 0
 
 
+def _join(pieces: Iterable[str]) -> str:
+    """What a template says; one that does not stop saying it is stopped."""
+    said, size = [], 0
+    for piece in pieces:
+        if piece:
+            said.append(piece)
+            size += len(piece)
+        if size > MOST_LETTERS:
+            raise TooLong(f"messages: the model's chat template makes more than {MOST_LETTERS} letters of them")
+    return "".join(said)
+
+
 def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if content is None or isinstance(content, str):
@@ -203,11 +219,9 @@ def _content(message: Mapping[str, Any]) -> str:
 def _ends(folder: Path, of_tokenizer: int | None) -> Iterable[int]:
     if of_tokenizer is not None:
         yield of_tokenizer
-    for name in CONFIGS:
+    for name in ends.FILES:
         file = folder / name
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        ends = config.get("eos_token_id")
-        yield from ends if isinstance(ends, list) else [] if ends is None else [ends]
+        yield from ends.ends(name, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
 
 
 def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:

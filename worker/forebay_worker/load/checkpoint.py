@@ -6,8 +6,8 @@ Imports no torch, reads headers only, and believes none of them. May not live he
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +17,21 @@ from forebay_api.model import Model, Unit, UnitKind
 from forebay_worker.artifact import opening, small
 from forebay_worker.artifact.access import Access
 from forebay_worker.artifact.artifact import Artifact
+from forebay_worker.artifact.cache import Cache
 from forebay_worker.artifact.errors import (
     ARTIFACT_NOT_FOUND,
     INVALID_CHECKPOINT,
+    UNAUTHORIZED,
     UNSUPPORTED_ARCHITECTURE,
     CheckpointError,
 )
-from forebay_worker.artifact.listing import WEIGHTS
-from forebay_worker.artifact.local import check_folder
+from forebay_worker.artifact.local import check_folder, text_sums
 from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
-from forebay_worker.load.safetensors import BrokenFile, Entry, Header, parse_header, read_header
+from forebay_worker.load import shards
+from forebay_worker.load.safetensors import BrokenFile, Entry, Header
 from forebay_worker.load.tensors import DTYPES, ITEM_BYTES, Stamp, TensorSlice, layout
 from forebay_worker.load.tied import two_matrices
-from forebay_worker.model import registry
+from forebay_worker.model import ends, registry
 from forebay_worker.model.registry import Architecture, Dims
 
 __all__ = [
@@ -42,10 +44,6 @@ __all__ = [
     "layout",
     "open_checkpoint",
 ]
-
-MAX_JSON_BYTES = 64_000_000
-
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def open_checkpoint(uri: str, dtype: str = "auto", access: Access | None = None)
     except InvalidUri as error:
         raise CheckpointError(ARTIFACT_NOT_FOUND, str(error)) from None
     if source.scheme is Scheme.FILE:
-        folder = _folder(source)
+        folder = _folder(source, Cache.from_env())
         check_folder(folder, access.digest if access else "")
         return _open(uri, dtype, folder, None)
     artifact = opening.obtain(source, access)
@@ -83,16 +81,18 @@ def open_checkpoint(uri: str, dtype: str = "auto", access: Access | None = None)
 
 def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Checkpoint:
     try:
-        raw_config = _read(folder / "config.json")
-        config = _json_object(folder / "config.json", raw_config)
+        raw_config = shards.read(folder / "config.json")
+        config = shards.json_object(folder / "config.json", raw_config)
         architecture = registry.find(config)
         dims = architecture.dims(config)
-        headers = _headers(_files(folder, artifact), artifact)
-        _check_index(folder, headers)
+        _check_ends(folder, dims)
+        headers = shards.headers(shards.find(folder, artifact), artifact)
+        shards.check_index(folder, headers)
         if dims.tied and two_matrices(headers, architecture, artifact):
             config = {**config, "tie_word_embeddings": False}
             dims = architecture.dims(config)
         slices = _slices(headers, architecture, dims)
+        _check_layers(slices, architecture, dims)
         units = _units(slices, architecture, dims, config)
     except (registry.InvalidConfig, BrokenFile) as error:
         raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: {error}") from error
@@ -102,7 +102,8 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
     stored = _stored_dtype(slices.values())
     resolved = _resolve(dtype, stored)
-    model = _model(uri, resolved, _key(raw_config, resolved, headers), architecture, dims, units)
+    key = _key(raw_config, resolved, headers, _text_sums(folder, artifact), _vouching(artifact))
+    model = _model(uri, resolved, key, architecture, dims, units)
     if artifact is not None:
         listing = artifact.listing
         model = replace(model, revision=listing.revision, digest=small.digest(artifact.place, listing))
@@ -118,94 +119,24 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
     )
 
 
-def _folder(uri: Uri) -> Path:
+def _folder(uri: Uri, cache: Cache) -> Path:
     folder = Path(uri.path)
     if not folder.is_dir():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no such folder")
+    if cache.owns(folder):
+        raise CheckpointError(
+            UNAUTHORIZED,
+            f"{folder}: is a model fetched from elsewhere; spec.model.uri must name the source it came from",
+        )
     if not (folder / "config.json").is_file():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no config.json, so no checkpoint")
     return folder
 
 
-def _headers(files: Sequence[Path], artifact: Artifact | None) -> list[Header]:
-    """Raises BrokenFile, CheckpointError and OSError."""
-    if artifact is None:
-        return [read_header(file) for file in files]
-    listed = [artifact.file(file) for file in files]
-    heads = artifact.heads(files)
-    return [
-        parse_header(file, head, about.size, about.version)
-        for file, about, head in zip(files, listed, heads, strict=True)
-    ]
-
-
-def _read(file: Path) -> bytes:
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: more than {MAX_JSON_BYTES} bytes")
-    return file.read_bytes()
-
-
-def _json_object(file: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: not a JSON object")
-    return value
-
-
-def _files(folder: Path, artifact: Artifact | None) -> list[Path]:
-    """The shards that the index names, else model.safetensors, else the only safetensors file there is."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(_weight_map(folder).values()))
-        for name in names:
-            if Path(name).name != name:
-                raise CheckpointError(
-                    INVALID_CHECKPOINT, f"{folder / INDEX}: {name!r} is not the name of a file beside it"
-                )
-            if not _exists(folder / name, artifact):
-                raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: the index names {name}, which is not there")
-        return [folder / name for name in names]
-    if _exists(folder / "model.safetensors", artifact):
-        return [folder / "model.safetensors"]
-    found = sorted(folder.glob("*.safetensors")) if artifact is None else _listed(artifact)
-    if len(found) > 1:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: {len(found)} safetensors files, but no {INDEX}")
-    if not found and any(folder.glob("*.bin")):
-        raise CheckpointError(
-            INVALID_CHECKPOINT,
-            f"{folder}: has pickled weights (*.bin) only, which can run code; convert them to safetensors",
-        )
-    if not found:
-        raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no safetensors file")
-    return found
-
-
-def _exists(file: Path, artifact: Artifact | None) -> bool:
-    """Whether it is here, or can come."""
-    return file.is_file() if artifact is None else file in _listed(artifact)
-
-
-def _listed(artifact: Artifact) -> list[Path]:
-    return [artifact.folder / file.name for file in artifact.listing.files if file.name.endswith(WEIGHTS)]
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    file = folder / INDEX
-    weight_map = _json_object(file, _read(file)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(INVALID_CHECKPOINT, f"{file}: weight_map must map tensor names to file names")
-    return weight_map
-
-
-def _check_index(folder: Path, headers: Sequence[Header]) -> None:
-    if not (folder / INDEX).is_file():
-        return
-    inside = {header.file.name: {entry.name for entry in header.entries} for header in headers}
-    for name, file in _weight_map(folder).items():
-        if name not in inside[file]:
-            raise BrokenFile(f"the index says {name} is in {file}, but it is not")
+def _check_ends(folder: Path, dims: Dims) -> None:
+    for name in ends.FILES:
+        if (folder / name).is_file():
+            tuple(ends.ends(name, shards.json_object(folder / name, shards.read(folder / name)), dims.vocab))
 
 
 def _slices(headers: Sequence[Header], architecture: Architecture, dims: Dims) -> dict[str, TensorSlice]:
@@ -228,6 +159,14 @@ def _slice(name: str, header: Header, entry: Entry) -> TensorSlice:
             f"{header.file.name}: tensor {name} has dtype {entry.dtype}; supported: {', '.join(DTYPES)}"
         )
     return TensorSlice(name, header.file, entry.offset, entry.nbytes, DTYPES[entry.dtype], entry.shape)
+
+
+def _check_layers(slices: Iterable[str], architecture: Architecture, dims: Dims) -> None:
+    """Before names and shapes of as many layers are made."""
+    layer = re.compile(rf"{re.escape(architecture.layers)}\.(\d{{1,9}})\.")
+    found = len({match[1] for match in map(layer.match, slices) if match})
+    if found != dims.layers:
+        raise BrokenFile(f"config.json: num_hidden_layers is {dims.layers}, but the files have {found} layers")
 
 
 def _units(
@@ -267,11 +206,32 @@ def _resolve(wanted: str, stored: str) -> str:
     return wanted
 
 
-def _key(raw_config: bytes, dtype: str, headers: Sequence[Header]) -> str:
-    """16 hex digits that change with anything a person may change: cheap for 140 GB, since no weights are read."""
+def _text_sums(folder: Path, artifact: Artifact | None) -> Mapping[str, str]:
+    """Raises CheckpointError."""
+    if artifact is not None:
+        return small.text_sums(artifact.place, artifact.listing)
+    try:
+        return text_sums(folder)
+    except OSError as error:
+        raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _vouching(artifact: Artifact | None) -> str:
+    """The source whose word alone says what the weights are; empty where somebody else vouches for them. Whoever runs a
+    server, or owns a bucket, can give his files the tags and sums of another's; the hub has hashed them itself."""
+    if artifact is None or artifact.listing.identity.startswith(f"{Scheme.HF}://"):
+        return ""
+    return artifact.listing.identity
+
+
+def _key(raw_config: bytes, dtype: str, headers: Sequence[Header], texts: Mapping[str, str], source: str) -> str:
+    """16 hex digits that change with anything a person may change: cheap for 140 GB, since no weights are read. All
+    that share a key share one tokenizer and one chat template, too."""
     digest = hashlib.sha256()
-    for part in (raw_config, dtype.encode()):
+    for part in (raw_config, dtype.encode(), source.encode()):
         digest.update(len(part).to_bytes(8, "little") + part)
+    for name in sorted(texts):
+        digest.update(f"{name}|{texts[name]}\n".encode())
     for header in headers:
         facts = f"{header.file.name}|{header.size}|{header.version}|{hashlib.sha256(header.raw).hexdigest()}\n"
         digest.update(facts.encode())

@@ -52,25 +52,30 @@ class Header:
     mtime_ns: int | None
 
 
-def read_header(file: Path) -> Header:
-    """Raises BrokenFile naming the file and the tensor, OSError when the file cannot be read."""
+def read_header(file: Path, limit: int = MAX_HEADER_BYTES) -> Header:
+    """A longer one than ``limit`` bytes is not read. Raises BrokenFile naming the file and the tensor, OSError when the
+    file cannot be read."""
     with file.open("rb") as stream:
         stat = os.fstat(stream.fileno())
         head = stream.read(8)
         length = int.from_bytes(head, "little")
-        if length <= min(MAX_HEADER_BYTES, stat.st_size - 8):
+        if length <= min(limit, stat.st_size - 8):
             head += stream.read(length)
-    return parse_header(file, head, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime_ns)
+    return parse_header(file, head, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime_ns, limit)
 
 
-def parse_header(file: Path, head: bytes, size: int, version: str, mtime_ns: int | None = None) -> Header:
+def parse_header(
+    file: Path, head: bytes, size: int, version: str, mtime_ns: int | None = None, limit: int = MAX_HEADER_BYTES
+) -> Header:
     """Of a file of ``size`` bytes that begins with ``head``, which need not be longer than the header. Raises
     BrokenFile."""
     if size < 8 or len(head) < 8:
         raise BrokenFile(f"{file.name}: {size} bytes is too short for a safetensors file")
     length = int.from_bytes(head[:8], "little")
     raw = head[8 : 8 + length]
-    if length > min(MAX_HEADER_BYTES, size - 8) or len(raw) < length:
+    if limit < length <= size - 8:
+        raise BrokenFile(f"{file.name}: header of {length} bytes; {limit} are left of what a model's headers may have")
+    if length > size - 8 or len(raw) < length:
         raise BrokenFile(f"{file.name}: header of {length} bytes in a file of {size}: truncated, or not safetensors")
     entries = _entries(file.name, raw, data_start=8 + length, data_bytes=size - 8 - length)
     return Header(file, entries, raw, size, version, mtime_ns)
@@ -98,8 +103,9 @@ def _table(file: str, raw: bytes) -> dict[str, Any]:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise BrokenFile(f"{file}: {next(name for name in names if names.count(name) > 1)} is in the header twice")
+            seen: set[str] = set()
+            again = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise BrokenFile(f"{file}: {again} is in the header twice")
         return table
 
     def no_constant(text: str) -> NoReturn:

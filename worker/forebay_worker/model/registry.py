@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MOST_LAYERS = 512
+"""Several times what any model has; where to cut is searched in the square of it."""
+LARGEST = 2**31 - 1
+
 Shapes = dict[str, tuple[int, ...]]  # tensor name inside its module ▸ shape
 
 
@@ -45,7 +49,8 @@ class Architecture:
     path of the module that turns positions into angles. ``renames`` turn older tensor names in files into today's,
     ``ignored`` are tensors that files may carry though the model computes them itself. ``needs`` are config values
     without which the model is computed differently. ``defaults`` are what transformers' class of the config takes for
-    a field that config.json leaves out: not always what papers say."""
+    a field that config.json leaves out: not always what papers say. ``grouped``: heads may share keys, and have a size
+    of their own."""
 
     name: str
     family: str
@@ -53,6 +58,7 @@ class Architecture:
     layers: str
     norm: str
     layer: Callable[[Dims, Mapping[str, Any]], Shapes]
+    grouped: bool = False
     norm_bias: bool = False
     head: str = "lm_head"
     rotary: str | None = None
@@ -69,9 +75,9 @@ class Architecture:
         config = {**dict(self.defaults), **config}
         self._check_variant(config)
         hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-        return Dims(
+        dims = Dims(
             hidden=hidden,
-            layers=_size(config, "num_hidden_layers"),
+            layers=_size(config, "num_hidden_layers", most=MOST_LAYERS),
             heads=heads,
             kv_heads=_size(config, "num_key_value_heads", heads),
             head_dim=_size(config, "head_dim", hidden // heads),
@@ -81,6 +87,22 @@ class Architecture:
             tied=bool(config.get("tie_word_embeddings")),
             window=_window(config),
         )
+        self._check_heads(dims)
+        return dims
+
+    def _check_heads(self, dims: Dims) -> None:
+        """What would only fail when it computes."""
+        if dims.heads % dims.kv_heads:
+            raise InvalidConfig(
+                f"config.json: num_key_value_heads is {dims.kv_heads}; must divide num_attention_heads, {dims.heads}"
+            )
+        if self.rotary and dims.head_dim % 2:
+            raise InvalidConfig(f"config.json: head_dim is {dims.head_dim}; must be even, as positions turn pairs")
+        if not self.grouped and (dims.kv_heads != dims.heads or dims.head_dim * dims.heads != dims.hidden):
+            raise InvalidConfig(
+                f"config.json: {dims.heads} heads of {dims.head_dim} with {dims.kv_heads} heads of keys do not make "
+                f"hidden_size, {dims.hidden}; {self.name} has as many heads of keys, and no others"
+            )
 
     def _check_variant(self, config: Mapping[str, Any]) -> None:
         if config.get("quantization_config"):
@@ -140,13 +162,15 @@ def find(config: Mapping[str, Any]) -> Architecture:
     return row
 
 
-def _size(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
+def _size(config: Mapping[str, Any], field: str, default: int | None = None, most: int = LARGEST) -> int:
     value = config.get(field)
     value = default if value is None else value
     if value is None:
         raise InvalidConfig(f"config.json: {field} is missing")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidConfig(f"config.json: {field} is {value!r}; must be a positive integer")
+    if value > most:
+        raise InvalidConfig(f"config.json: {field} is {value}; at most {most}")
     return value
 
 
@@ -247,6 +271,7 @@ def _llama_like(
         norm="model.norm",
         rotary="model.rotary_emb",
         layer=layer,
+        grouped=True,
         **rest,
     )
 
