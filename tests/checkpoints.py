@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -34,3 +35,8 @@ def tiny_model(family: str, folder: Path, dtype: str = "fp32", seed: int = 7) ->
     if not folder.exists():
         write_random(LIKE[family], folder, seed=seed, tiny=True, dtype=dtype)
     return folder
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))

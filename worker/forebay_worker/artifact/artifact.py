@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 
@@ -174,11 +174,12 @@ class Artifact:
 
     def bring(self, path: Path, begin: int, end: int) -> None:
         """Return when these bytes are in the file. Raises CheckpointError."""
-        for future in [self.fetch(name, index) for name, index in self.missing([(path, begin, end)])]:
-            try:
-                future.result(PATIENCE)
-            except TimeoutError:
-                raise self._late(path) from None
+        # All of them: what is on its way yet was asked for with credentials that may have been refused meanwhile.
+        futures = [self.fetch(name, index) for name, index in self.missing([(path, begin, end)])]
+        if wait(futures, PATIENCE).not_done:
+            raise self._late(path)
+        for future in futures:
+            future.result()
 
     def fetch(self, name: str, index: int) -> Future[None]:
         """Have a block come; idempotent. Raises CheckpointError when there is no way to it."""
@@ -209,7 +210,7 @@ class Artifact:
 
     def _fetch(self, blocks: Blocks, file: File, index: int) -> None:
         """In a thread of the pool."""
-        until, wait = time.monotonic() + PATIENCE, 0.002
+        until, pause = time.monotonic() + PATIENCE, 0.002
         while not blocks.present(index):
             if blocks.claim(index):
                 try:
@@ -223,8 +224,8 @@ class Artifact:
                     f"{self.listing.identity}: another worker fetches {file.name}, in vain",
                 )
             else:
-                time.sleep(wait)
-                wait = min(2 * wait, 0.02)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.02)
 
     def _store(self, blocks: Blocks, file: File, index: int) -> None:
         begin, end = blocks.bounds(index)
