@@ -23,7 +23,6 @@ from forebay_worker.artifact.access import Access
 from forebay_worker.artifact.blocks import BLOCK_BYTES, Blocks, disk
 from forebay_worker.artifact.cache import Cache, Place, write
 from forebay_worker.artifact.errors import (
-    CHECKSUM_MISMATCH,
     INVALID_CHECKPOINT,
     SOURCE_UNAVAILABLE,
     UNAUTHORIZED,
@@ -97,8 +96,7 @@ class Artifact:
         """``lease`` for those that cannot use a with statement; every one needs its ``let_go``."""
         with self._lock:
             if not self._leased:
-                if wrong := self.place.damage(time.time()):
-                    raise CheckpointError(CHECKSUM_MISMATCH, wrong)
+                self.place.check(time.time())
                 self._leases.enter_context(self.cache.lease(self.place))
             self._leased += 1
 

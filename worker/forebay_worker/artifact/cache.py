@@ -29,7 +29,13 @@ from prometheus_client import Counter
 
 from forebay_api.quantities import parse_size
 from forebay_worker.artifact.blocks import disk
-from forebay_worker.artifact.errors import CACHE_FULL, INVALID_CHECKPOINT, SOURCE_UNAVAILABLE, CheckpointError
+from forebay_worker.artifact.errors import (
+    CACHE_FULL,
+    CHECKSUM_MISMATCH,
+    INVALID_CHECKPOINT,
+    SOURCE_UNAVAILABLE,
+    CheckpointError,
+)
 from forebay_worker.artifact.listing import Listing
 
 log = structlog.get_logger(__name__)
@@ -79,6 +85,11 @@ class Place:
             return str(found["message"]) if now - found["at"] < DAMAGE_SECONDS else ""
         except (OSError, ValueError, KeyError, TypeError):
             return ""
+
+    def check(self, now: float) -> None:
+        """Raises CheckpointError where it is damaged."""
+        if wrong := self.damage(now):
+            raise CheckpointError(CHECKSUM_MISMATCH, wrong)
 
     def condemn(self, message: str, now: float, names: list[str]) -> None:
         """Say so to all, and remove these files."""

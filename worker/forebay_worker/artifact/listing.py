@@ -79,6 +79,10 @@ class Listing:
         """Names its folder in every cache."""
         return hashlib.sha256(f"{self.identity}\n{self.revision}".encode()).hexdigest()[:32]
 
+    @property
+    def weights(self) -> list[File]:
+        return [file for file in self.files if file.name.endswith(WEIGHTS)]
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 

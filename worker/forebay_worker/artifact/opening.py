@@ -16,7 +16,7 @@ from forebay_worker.artifact.errors import (
     SOURCE_UNAVAILABLE,
     CheckpointError,
 )
-from forebay_worker.artifact.listing import WEIGHTS, Listing, check_digest
+from forebay_worker.artifact.listing import Listing, check_digest
 from forebay_worker.artifact.remote import Remote
 from forebay_worker.artifact.uri import Scheme, Uri
 
@@ -42,8 +42,7 @@ def obtain(uri: Uri, access: Access | None, environ: Mapping[str, str] = os.envi
     if not access.pinned:
         _prove(listing, remote)
     place = cache.place(listing)
-    if wrong := place.damage(time.time()):
-        raise CheckpointError(CHECKSUM_MISMATCH, wrong)
+    place.check(time.time())
     with cache.lease(place):
         cache.make_room(sum(file.size for file in small.missing(place, listing)), place)
         small.fetch(place, listing, remote)
@@ -54,7 +53,7 @@ def obtain(uri: Uri, access: Access | None, environ: Mapping[str, str] = os.envi
 def _prove(listing: Listing, remote: Remote) -> None:
     """Read a byte of the weights as whoever asks: the listing of a gated repository is everybody's, and the cache may
     hold what was fetched with another's token. Raises CheckpointError."""
-    file = next((file for file in listing.files if file.name.endswith(WEIGHTS) and file.size), None)
+    file = next((file for file in listing.weights if file.size), None)
     if file is not None:
         remote.read(file, 0, 1)
 
@@ -65,8 +64,7 @@ def _cached(uri: Uri, cache: Cache, environ: Mapping[str, str]) -> Artifact:
     if listing is None or small.missing(cache.place(listing), listing):
         raise CheckpointError(SOURCE_UNAVAILABLE, f"{uri}: not in the cache")
     place = cache.place(listing)
-    if wrong := place.damage(time.time()):
-        raise CheckpointError(CHECKSUM_MISMATCH, wrong)
+    place.check(time.time())
     return Artifact(cache, place, listing, None)
 
 

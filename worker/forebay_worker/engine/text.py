@@ -68,8 +68,9 @@ class Text:
         added = self._backend.get_added_tokens_decoder()
         self.special = frozenset(token for token, content in added.items() if content.special)
         self._bytes: dict[int, bytes] = {}
-        self.eos = frozenset(_ends(folder, self._tokenizer.eos_token_id))
-        self.sampling = generation.read(folder)
+        configs = {name: _config(folder / name) for name in ends.FILES}
+        self.eos = frozenset(_ends(configs, self._tokenizer.eos_token_id))
+        self.sampling = generation.defaults(configs[ends.GENERATION])
 
     def encode_text(self, text: str, limit: int) -> list[int]:
         """Ids of a bare prompt, with whatever the model wants before or after it. Raises TooLong for a text that cannot
@@ -216,12 +217,17 @@ def _content(message: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _ends(folder: Path, of_tokenizer: int | None) -> Iterable[int]:
+def _config(file: Path) -> dict[str, Any]:
+    """Raises OSError and ValueError for a file that cannot be read at all."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _ends(configs: Mapping[str, Mapping[str, Any]], of_tokenizer: int | None) -> Iterable[int]:
     if of_tokenizer is not None:
         yield of_tokenizer
-    for name in ends.FILES:
-        file = folder / name
-        yield from ends.ends(name, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+    for name, config in configs.items():
+        yield from ends.ends(name, config)
 
 
 def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:

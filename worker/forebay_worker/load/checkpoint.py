@@ -25,6 +25,7 @@ from forebay_worker.artifact.errors import (
     UNSUPPORTED_ARCHITECTURE,
     CheckpointError,
 )
+from forebay_worker.artifact.listing import CONFIG
 from forebay_worker.artifact.local import check_folder, text_sums
 from forebay_worker.artifact.uri import InvalidUri, Scheme, Uri, parse
 from forebay_worker.load import shards
@@ -85,7 +86,7 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         config = shards.json_object(folder / "config.json", raw_config)
         architecture = registry.find(config)
         dims = architecture.dims(config)
-        _check_ends(folder, dims)
+        _check_ends(folder, config, dims)
         headers = shards.headers(shards.find(folder, artifact), artifact)
         shards.check_index(folder, headers)
         if dims.tied and two_matrices(headers, architecture, artifact):
@@ -94,6 +95,7 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         slices = _slices(headers, architecture, dims)
         _check_layers(slices, architecture, dims)
         units = _units(slices, architecture, dims, config)
+        texts = text_sums(folder) if artifact is None else small.text_sums(artifact.place, artifact.listing)
     except (registry.InvalidConfig, BrokenFile) as error:
         raise CheckpointError(INVALID_CHECKPOINT, f"{folder}: {error}") from error
     except registry.UnsupportedArchitecture as error:
@@ -102,7 +104,7 @@ def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Chec
         raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
     stored = _stored_dtype(slices.values())
     resolved = _resolve(dtype, stored)
-    key = _key(raw_config, resolved, headers, _text_sums(folder, artifact), _vouching(artifact))
+    key = _key(raw_config, resolved, headers, texts, _vouching(artifact))
     model = _model(uri, resolved, key, architecture, dims, units)
     if artifact is not None:
         listing = artifact.listing
@@ -133,10 +135,11 @@ def _folder(uri: Uri, cache: Cache) -> Path:
     return folder
 
 
-def _check_ends(folder: Path, dims: Dims) -> None:
-    for name in ends.FILES:
-        if (folder / name).is_file():
-            tuple(ends.ends(name, shards.json_object(folder / name, shards.read(folder / name)), dims.vocab))
+def _check_ends(folder: Path, config: Mapping[str, Any], dims: Dims) -> None:
+    tuple(ends.ends(CONFIG, config, dims.vocab))
+    file = folder / ends.GENERATION
+    if file.is_file():
+        tuple(ends.ends(file.name, shards.json_object(file, shards.read(file)), dims.vocab))
 
 
 def _slices(headers: Sequence[Header], architecture: Architecture, dims: Dims) -> dict[str, TensorSlice]:
@@ -204,16 +207,6 @@ def _resolve(wanted: str, stored: str) -> str:
     if wanted not in ITEM_BYTES:
         raise CheckpointError(INVALID_CHECKPOINT, f"dtype {wanted!r}: must be auto, {', '.join(ITEM_BYTES)}")
     return wanted
-
-
-def _text_sums(folder: Path, artifact: Artifact | None) -> Mapping[str, str]:
-    """Raises CheckpointError."""
-    if artifact is not None:
-        return small.text_sums(artifact.place, artifact.listing)
-    try:
-        return text_sums(folder)
-    except OSError as error:
-        raise CheckpointError(INVALID_CHECKPOINT, f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _vouching(artifact: Artifact | None) -> str:

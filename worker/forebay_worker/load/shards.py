@@ -12,7 +12,7 @@ from typing import Any
 
 from forebay_worker.artifact.artifact import Artifact
 from forebay_worker.artifact.errors import ARTIFACT_NOT_FOUND, INVALID_CHECKPOINT, CheckpointError
-from forebay_worker.artifact.listing import HEADERS_BYTES, INDEX, MOST_FILES, WEIGHTS
+from forebay_worker.artifact.listing import HEADERS_BYTES, INDEX, MOST_FILES
 from forebay_worker.load.safetensors import BrokenFile, Header, parse_header, read_header
 
 MAX_JSON_BYTES = 16_000_000
@@ -57,7 +57,7 @@ def _exists(file: Path, artifact: Artifact | None) -> bool:
 
 
 def _listed(artifact: Artifact) -> list[Path]:
-    return [artifact.folder / file.name for file in artifact.listing.files if file.name.endswith(WEIGHTS)]
+    return [artifact.folder / file.name for file in artifact.listing.weights]
 
 
 def headers(files: Sequence[Path], artifact: Artifact | None) -> list[Header]:

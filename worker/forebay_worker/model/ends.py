@@ -7,7 +7,8 @@ from typing import Any
 
 from forebay_worker.model.registry import InvalidConfig
 
-FILES = ("generation_config.json", "config.json")
+GENERATION = "generation_config.json"
+FILES = (GENERATION, "config.json")
 """Both may say so; what either says counts."""
 
 

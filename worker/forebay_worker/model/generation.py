@@ -5,18 +5,17 @@ As vLLM takes it: the numbers count, and do_sample does not, which says only wha
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
+from forebay_worker.model.ends import GENERATION
+
 log = structlog.get_logger(__name__)
 
-FILE = "generation_config.json"
 RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
     "top_p": (1e-6, 1.0),
@@ -37,20 +36,15 @@ class Defaults:
     repetition_penalty: float = 1.0
 
 
-def read(folder: Path) -> Defaults:
-    """Raises OSError and ValueError for a file that cannot be read at all."""
-    file = folder / FILE
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return defaults(config if isinstance(config, dict) else {})
-
-
 def defaults(config: Mapping[str, Any]) -> Defaults:
     """A value that makes no sense is passed over, and logged: callers can still say all of it themselves."""
     said = {name: config[name] for name in RANGES if config.get(name) is not None}
     wrong = {name: value for name, value in said.items() if not _right(name, value)}
     for name, value in wrong.items():
         low, high = RANGES[name]
-        log.warning("generation.ignored", field=f"{FILE}: {name}", value=repr(value)[:40], expected=f"{low} to {high}")
+        log.warning(
+            "generation.ignored", field=f"{GENERATION}: {name}", value=repr(value)[:40], expected=f"{low} to {high}"
+        )
     return Defaults(**{name: value for name, value in said.items() if name not in wrong})
 
 
