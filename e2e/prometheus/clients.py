@@ -24,9 +24,7 @@ class Clients:
 
     async def ask(self, count: int) -> None:
         """So many from now on; who is too many hangs up. Raises what any of them was refused with."""
-        for task in self._asking:
-            if task.done():
-                task.result()
+        self.check()
         for number in range(len(self._asking), count):
             self._asking.append(asyncio.create_task(self._keep_asking(number)))
         gone, self._asking = self._asking[count:], self._asking[:count]
@@ -35,6 +33,12 @@ class Clients:
         for how in await asyncio.gather(*gone, return_exceptions=True):
             if isinstance(how, Exception):
                 raise how
+
+    def check(self) -> None:
+        """Raises what any of them was refused with: who was refused asks no more, and the load is not as wanted."""
+        for task in self._asking:
+            if task.done():
+                task.result()
 
     async def answers(self, prompt: str, tokens: int) -> list[str]:
         """One of each gateway."""

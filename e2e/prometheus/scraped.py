@@ -62,8 +62,13 @@ class Scraped:
         local.write(self.functions, local.function(NAME, self.model, scaling={**SCALING, **scaling}))
 
     async def until(self, holds: Callable[[Seen], object], what: str) -> Seen:
-        """The function as the operator's view shows it, once that holds."""
-        seen = await self.system.until(lambda view: view["functions"] and holds(view["functions"][0]), what)
+        """The function as the operator's view shows it, once that holds. Raises what its callers were refused with."""
+
+        def check(view: Seen) -> object:
+            self.clients.check()
+            return view["functions"] and holds(view["functions"][0])
+
+        seen = await self.system.until(check, what)
         found: Seen = seen["functions"][0]
         return found
 
