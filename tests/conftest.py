@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import checkpoints
 import tosses
+
+# How long an example takes says how busy the machine is, and nothing of us. Who reads of a failure can have it again.
+settings.register_profile("forebay", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("forebay")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -157,7 +157,7 @@ async def running(folder: Path, model: Path) -> AsyncIterator[Scraped]:
     await proxy.open()
     try:
         start(found, ports)
-        seen = await system.ready(WORKERS)
+        seen = await system.ready(WORKERS, timeout=3 * local.PATIENCE)  # they are nice
         workers = [int(urlsplit(worker["metricsUrl"]).port or 0) for worker in seen["workers"]]
         found.targets = (metrics, *ports, *workers)
         prometheus.scrape(*found.targets)

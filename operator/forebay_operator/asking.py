@@ -61,17 +61,16 @@ class FleetAsked:
         rounds = samples.fleet_rounds(await prometheus.query(self._query))
         said = rounds[-1] if rounds else FleetRound(at=self.history.end)
         self.history.interval = said.interval or self.history.interval
-        trouble = _set_back(self.history, said.at) or samples.fleet_trouble(
-            said, self.connected(), self.bound, self.release
-        )
+        connected = self.connected()
+        trouble = _set_back(self.history, said.at) or samples.fleet_trouble(said, connected, self.bound, self.release)
         if trouble:
             return trouble
         try:
             if self.history.lacks(said.at, longest, self.bound):
                 since, step = _span(said.at, longest, self.every, self.bound)
                 stored = samples.fleet_rounds(await prometheus.query_range(self._query, since, said.at, step))
-                usable = [(then.at, then) for then in stored if not samples.fleet_trouble(then, 0, self.bound)]
-                self.history.fill(since, usable)
+                whole = (then for then in stored if not samples.fleet_trouble(then, connected, self.bound))
+                self.history.fill(since, [(then.at, then) for then in whole])
         finally:  # with what was before it, or without if that cannot be had: else it would look like a beginning
             self.history.add(said.at, said, self.clock() - (said.at - said.oldest))
             self.history.forget(said.at - longest - self.bound)

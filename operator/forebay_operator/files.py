@@ -72,7 +72,9 @@ class FunctionFiles:
         """What the files say now, then again after every change that makes a difference. Ends when cancelled."""
         last = await asyncio.to_thread(self.load)
         yield last
-        async for _ in awatch(*self._folders(), watch_filter=self._concerns, recursive=False):
+        # What changed before it watched is seen with its time-out.
+        changes = awatch(*self._folders(), watch_filter=self._concerns, recursive=False, yield_on_timeout=True)
+        async for _ in changes:
             loaded = await asyncio.to_thread(self.load)
             if loaded != last:
                 last = loaded

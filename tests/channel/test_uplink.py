@@ -19,7 +19,7 @@ from forebay_gateway.config import GatewayConfig, InvalidSetting
 from forebay_gateway.server import serve
 from forebay_gateway.uplink import Uplink
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc
-from gateway.scripted import Gate, Head, events, function, until
+from gateway.scripted import Gate, Head, events, function, until, until_closed
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
 
@@ -211,12 +211,7 @@ async def test_after_the_pause_it_drains(folder: Path) -> None:
                 gate = head.play = Gate(first=1)
                 async with http.post("/v1/chat/completions", json=CHAT) as response:
                     task.cancel()
-                    async with asyncio.timeout(10):
-                        while True:
-                            try:
-                                await status(f"{url}/health")
-                            except aiohttp.ClientError:
-                                break
+                    await until_closed(url)
                     assert not task.done()
                     gate.open.set()
                     assert (await events(response))[-1] == "data: [DONE]"

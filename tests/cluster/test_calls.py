@@ -70,7 +70,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture
 async def api(server: Server) -> AsyncIterator[Api]:
     async with ApiClient(Configuration(host=await server.start())) as client:
-        yield Api(client, timeout=0.5)
+        yield Api(client, timeout=5.0)
 
 
 async def test_what_goes_out(api: Api, server: Server) -> None:
@@ -127,7 +127,7 @@ async def test_how_it_says_no(api: Api, server: Server, status: int, answer: Any
 async def test_nobody_answers(api: Api, server: Server) -> None:
     server.answer = None
     with pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
-        await api.get(KINDS.FUNCTION, "ns", "f")
+        await Api(api._client, timeout=0.5).get(KINDS.FUNCTION, "ns", "f")
     await server.stop()
     with pytest.raises(Unreachable):
         await api.get(KINDS.FUNCTION, "ns", "f")

@@ -15,7 +15,7 @@ from forebay_operator.config import OperatorConfig
 from forebay_operator.server import Timing, serve
 from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
-QUICK = Timing(silence=0.6, grow=0.25, shrink=0.5)
+QUICK = Timing(silence=3.0, grow=0.25, shrink=0.5)
 
 
 def function(name: str, uri: str, generation: int = 1, **spec: object) -> Function:

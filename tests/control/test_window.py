@@ -92,7 +92,7 @@ def test_a_mean_is_that_of_what_was_recorded(told: list[tuple[float, float]], sc
 
 
 @given(windows, st.integers(0, 10**6), st.sampled_from([0.001, 0.1, 10.0, 1000.0]))
-@settings(max_examples=30, deadline=None)  # each is hundreds of changes
+@settings(max_examples=30)  # each is hundreds of changes
 def test_memory_is_bounded(scaling: Scaling, seed: int, pause: float) -> None:
     now, window, random = 0.0, Window(0.0, scaling), Random(seed)
     for _ in range(500):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deciding.test_whole_life import AMPLE, fleet, to_zero
@@ -158,7 +158,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     events=st.lists(EVENTS, max_size=40),
     memory=st.sampled_from([700, 1000, 1400, AMPLE]),

@@ -67,7 +67,7 @@ def fleets(draw: st.DrawFn, units: int) -> list[WorkerSeen]:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), sizes=SIZES, tokens=st.sampled_from([0, 16]))
 def test_it_is_exact_against_brute_force(data: st.DataObject, sizes: list[int], tokens: int) -> None:
     m = model(sizes=sizes)
@@ -93,7 +93,7 @@ def test_it_is_exact_against_brute_force(data: st.DataObject, sizes: list[int], 
     assert [unit for stage in found.stages for unit in stage.units] == list(range(len(sizes)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(0, 500), min_size=6, max_size=24), count=st.integers(1, 6), tokens=st.integers(1, 500)
 )
@@ -140,7 +140,7 @@ def test_more_workers_are_useless_when_computing_takes_longer_than_loading(ratio
     assert len(planned(best_cut(m, costs, workers, max_stages=4, prompt_tokens=1)).stages) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(0, 500), min_size=3, max_size=16),
     count=st.integers(2, 6),

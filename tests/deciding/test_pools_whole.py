@@ -143,7 +143,7 @@ def world(per_node: int, most: int) -> World:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), per_node=st.integers(0, 4), most=st.integers(1, 3))
 def test_never_too_many_never_too_few_and_in_the_end_all_that_was_asked_for(
     data: st.DataObject, per_node: int, most: int
@@ -224,7 +224,6 @@ def test_an_update_goes_past_those_that_are_mute_and_will_not_let_go() -> None:
     assert sim.now > began + GRACE
 
 
-@settings(deadline=None)
 @given(first=st.sampled_from(NODES), taken=st.sets(st.sampled_from(NODES)), most=st.integers(1, 3))
 def test_an_update_goes_past_a_node_that_took_nobody_and_stops_where_nodes_take_nobody_any_more(
     first: str, taken: set[str], most: int

@@ -146,7 +146,7 @@ def noisy(level: float, seed: int, sample: float) -> list[float]:
     return [level * random.uniform(0.8, 1.2) for _ in range(int(2000 / sample))]
 
 
-@settings(max_examples=50, deadline=None)  # each is thirteen minutes of decisions
+@settings(max_examples=50)  # each is thirteen minutes of decisions
 @given(st.floats(3, 200), st.integers(0, 10**6), st.sampled_from([1.0, 5.0]), st.sampled_from([0.0, 40.0]))
 def test_a_constant_load_with_noise_makes_nothing_come_and_go(
     level: float, seed: int, sample: float, lead: float
@@ -158,7 +158,7 @@ def test_a_constant_load_with_noise_makes_nothing_come_and_go(
     assert settled[-1] >= ceil(level * 0.94 / 10)
 
 
-@settings(max_examples=50, deadline=None)  # likewise
+@settings(max_examples=50)  # likewise
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([0.0, 8.0]))
 def test_it_converges_within_two_windows(before: int, after: int, loading: float) -> None:
     course = Course(loading=loading)

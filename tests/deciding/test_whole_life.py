@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deciding.values import function, model
@@ -299,7 +299,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     events=st.lists(EVENTS, max_size=60),
     memory=st.sampled_from([450, 700, 1000, 1400, AMPLE]),

@@ -79,7 +79,7 @@ def test_the_youngest_gives_way_and_comes_back_in_its_place() -> None:
     assert sequences[1].tokens[-2:] == [0, 1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     prompts=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8),
     blocks=st.integers(11, 30),

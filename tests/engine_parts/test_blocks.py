@@ -80,7 +80,7 @@ class Pool(RuleBasedStateMachine):
         assert self.pool.free == BLOCKS - len({block for table in tables for block in table})
 
 
-Pool.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+Pool.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
 TestPool = Pool.TestCase
 
 

@@ -58,7 +58,7 @@ rows = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batch=st.lists(rows, min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_company_changes_nothing(batch: list[Row], seed: int) -> None:
     lines = logits(len(batch), seed)
@@ -124,7 +124,7 @@ def test_penalties() -> None:
     assert chosen == {"none": 0, "presence": 1, "frequency": 1, "repetition": 2}, "repetition counts the prompt, too"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     params=anything.filter(lambda params: params.penalizes),
     prompt=st.lists(st.integers(0, VOCABULARY - 1), max_size=80),

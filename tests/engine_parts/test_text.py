@@ -61,7 +61,7 @@ def stream(text: Text, tokens: Sequence[int], stop: tuple[str, ...] = (), prompt
     return "".join(piece.text for piece in [*pieces, detokeniser.flush()])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), name=st.sampled_from(["smollm2", "tiny"]))
 def test_any_byte_level_tokens(
     texts: dict[str, Text], tokenizers: dict[str, Any], data: st.DataObject, name: str
@@ -71,7 +71,7 @@ def test_any_byte_level_tokens(
     assert stream(texts[name], tokens) == tokenizers[name].decode(tokens, skip_special_tokens=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(words=st.lists(st.sampled_from(["▁", "▁the", "he", "▁▁", "</s>", "é", "你", "👩‍👧"]), max_size=12))
 def test_sentence_piece_tokens(texts: dict[str, Text], tokenizers: dict[str, Any], words: list[str]) -> None:
     tokenizer, text = tokenizers["sentence piece"], texts["sentence piece"]
@@ -86,7 +86,7 @@ def test_sentence_piece_tokens(texts: dict[str, Text], tokenizers: dict[str, Any
     assert stream(text, [the], prompt=[a]) == " the", "what follows a text keeps its space"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     words=st.lists(st.sampled_from(["a", "ab", " aba", "b", "日本", "!", "STOP", "ST"]), max_size=20),
     stop=st.lists(st.sampled_from(["aba", "abab", "本!", "STOP", "b!", "a"]), max_size=3),
@@ -109,7 +109,7 @@ def test_stop_strings_end_the_text_exactly(texts: dict[str, Text], words: list[s
     assert shown + detokeniser.flush().text == whole
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     words=st.lists(st.sampled_from(["a", "ab", " aba", "日本", "ST"]), max_size=20),
     stop=st.lists(st.sampled_from(["aba", "abab", "ab", "本a", "STa"]), max_size=3),
@@ -142,7 +142,7 @@ def test_a_stop_string_that_ends_too_early_does_not_count(
     assert done or (not ends and shown == whole)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(words=st.lists(st.sampled_from(["é", "日", "ab", "STOP", "x"]), min_size=1), data=st.data())
 def test_a_replay_goes_on_where_it_left(texts: dict[str, Text], words: list[str], data: st.DataObject) -> None:
     text = texts["smollm2"]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import grpc
 
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc, engine_pb2, engine_pb2_grpc, model_pb2, view_pb2, view_pb2_grpc
@@ -290,3 +291,16 @@ async def running(part):
         yield part
     finally:
         await part.stop()
+
+
+async def until_closed(url: str) -> None:
+    """Until nothing listens. (asyncio may drop a connection that came in while it closed, hence the short timeout.)"""
+    async with asyncio.timeout(10), aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as fresh:
+        while True:
+            try:
+                async with fresh.get(f"{url}/health"):
+                    await asyncio.sleep(0.01)
+            except aiohttp.ClientConnectorError:
+                return
+            except (TimeoutError, aiohttp.ClientError):
+                continue

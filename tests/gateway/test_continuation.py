@@ -40,6 +40,17 @@ def contents(answer) -> list[str]:
     return [choice["message"]["content"] for choice in answer["choices"]]
 
 
+async def delivered(system) -> float:
+    """Tokens that callers were given."""
+    return await system.metric('forebay_function_tokens_total{function="default/tiny"}')
+
+
+async def until_delivered(system, tokens: float) -> None:
+    async with asyncio.timeout(10):
+        while await delivered(system) < tokens:  # noqa: ASYNC110  # a metric tells no event
+            await asyncio.sleep(0.01)
+
+
 async def continuations(system, reason: str) -> float:
     return await system.metric(f'forebay_continuations_total{{reason="{reason}"}}')
 
@@ -48,10 +59,9 @@ async def test_a_killed_head_costs_a_pause(system):
     first, second = await system.head(), await system.head()
     first.play = Gate(first=2)
     await system.route(first)
-    before = await continuations(system, "head_lost")
+    before, given = await continuations(system, "head_lost"), await delivered(system)
     asked = asyncio.create_task(ask(system, n=2, seed=11, chat_template_kwargs={"enable_thinking": False}))
-    await until(lambda: first.active == 1)
-    await asyncio.sleep(0.05)  # its tokens are under way
+    await until_delivered(system, given + 4)
     await first.stop()
     await until(lambda: system.operator.demand().waiting == 1)
     await system.route(second)
@@ -285,9 +295,9 @@ async def test_another_model_does_not_continue_an_answer(system):
     old, new = await system.head(), await system.head()
     old.play = Gate(first=2)
     await system.route(old)
+    given = await delivered(system)
     asked = asyncio.create_task(ask(system))
-    await until(lambda: old.active == 1)
-    await asyncio.sleep(0.05)  # its tokens are under way
+    await until_delivered(system, given + 2)
     await system.operator.push([function(backbone="b1")], [new.route("b1")])
     await old.stop()
     status, answer = await asked
@@ -318,10 +328,10 @@ async def test_two_heads_die_one_after_the_other(system):
     for number, head in enumerate(heads[:2]):
         head.play = Gate(first=number + 1)
     await system.route(heads[0])
+    given = await delivered(system)
     asked = asyncio.create_task(ask(system))
     for number in range(2):
-        await until(lambda number=number: heads[number].active == 1)
-        await asyncio.sleep(0.05)
+        await until_delivered(system, given + number + 1)
         await heads[number].stop()
         await system.route(heads[number + 1])
     status, answer = await asked

@@ -15,7 +15,7 @@ import pytest
 from forebay_gateway.config import GatewayConfig, InvalidSetting
 from forebay_gateway.errors import CannotStart, PortTaken
 from forebay_gateway.server import serve
-from gateway.scripted import Gate, events, until
+from gateway.scripted import Gate, events, until, until_closed
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
 
@@ -40,19 +40,6 @@ async def test_open_streams_are_finished_first(system):
         gate.open.set()
         assert (await events(response))[-1] == "data: [DONE]"
     await stopping
-
-
-async def until_closed(url: str) -> None:
-    """Until nothing listens. (asyncio may drop a connection that came in while it closed, hence the short timeout.)"""
-    async with asyncio.timeout(10), aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as fresh:
-        while True:
-            try:
-                async with fresh.get(f"{url}/health"):
-                    await asyncio.sleep(0.01)
-            except aiohttp.ClientConnectorError:
-                return
-            except (TimeoutError, aiohttp.ClientError):
-                continue
 
 
 async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start):

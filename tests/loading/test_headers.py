@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from forebay_worker.load.safetensors import BrokenFile, read_header
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(folder: Path, table: Any, data: bytes = b"", length: int | None = None) -> Path:

@@ -115,7 +115,7 @@ moves = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(moves, max_size=25))
 def test_whatever_is_asked_each_wanted_unit_is_loaded_exactly_once(
     asked: list[tuple[str, str, list[int], int]],
@@ -161,7 +161,7 @@ tensors = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tensors, st.integers(1, 64))
 def test_pieces_cover_every_byte_once_in_whole_elements(described: list[tuple[str, int, int]], limit: int) -> None:
     at, slices = 10, []

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,9 +29,12 @@ PATIENCE = 90.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """None of those that outgoing connections get: whoever is to listen there may be long in coming."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def function(name: str, folder: Path, **spec: Any) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class System:
     def logs(self) -> list[Path]:
         return sorted((self.state.folder / "logs").glob("*.log"))
 
-    async def ready(self, workers: int, functions: int = 1) -> view.View:
+    async def ready(self, workers: int, functions: int = 1, timeout: float = PATIENCE) -> view.View:
         """All workers attached, and prepared for all functions."""
 
         def holds(seen: view.View) -> bool:
@@ -107,7 +111,7 @@ class System:
                 and all(backbones <= set(worker["prepared"]) for worker in warm)
             )
 
-        return await self.until(holds, f"{workers} workers prepared for {functions} functions")
+        return await self.until(holds, f"{workers} workers prepared for {functions} functions", timeout)
 
     async def to_zero(self, file: Path) -> None:
         """Pin the one function of ``file`` to zero and back: nothing is held, and the next request is cold."""

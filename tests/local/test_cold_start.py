@@ -28,7 +28,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
 @pytest.fixture(scope="module")
 def system(file: Path) -> Iterator[System]:
     """A test finds it as the one before left it: at zero."""
-    with running(file.parent / "state", [file], workers=4, link_rate="100MB/s") as system:
+    with running(file.parent / "state", [file], workers=4, link_rate="50MB/s") as system:
         yield system
 
 

@@ -216,7 +216,7 @@ async def test_what_a_person_switched_off_is_refused_at_once(client: openai.Asyn
 
 
 async def test_a_full_queue_says_when_to_come_back(client: openai.AsyncOpenAI) -> None:
-    ask: dict[str, Any] = {"model": "n", "prompt": PROMPT, "max_tokens": 80, "extra_body": {"ignore_eos": True}}
+    ask: dict[str, Any] = {"model": "n", "prompt": PROMPT, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
     found = await asyncio.gather(*(client.completions.create(**ask) for _ in range(6)), return_exceptions=True)
     refused = [each for each in found if isinstance(each, openai.RateLimitError)]
     assert [each.code for each in refused] == ["queue_full"] * 3

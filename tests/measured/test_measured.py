@@ -102,16 +102,17 @@ async def test_a_longer_window_is_filled_from_what_is_stored(bench: Bench) -> No
     async with bench.measuring() as measurements:
         await until_known(measurements, key)
         bench.apply("f", windowSeconds=8)
-        ranges = len([asked for asked in bench.proxy.asked if "step" in asked])
+        bench.proxy.asked.clear()
         await until_seen(measurements, key, lambda seen: seen.load and seen.load.known == 8 and not seen.trouble)
-        assert len([asked for asked in bench.proxy.asked if "step" in asked]) == ranges + 1
+        assert any("step" in asked for asked in bench.proxy.asked)
 
 
 async def test_passes_are_woken_by_changes_alone(bench: Bench) -> None:
     bench.gateways.requests = {"f": 2}
     key = bench.apply("f")
     async with bench.measuring() as measurements:
-        await until_known(measurements, key)
+        # A mean of what was scraped before there was any differs from round to round.
+        await until_seen(measurements, key, lambda seen: seen.load and seen.load.stable == seen.load.panic == 4)
         bench.proxy.asked.clear()
         await until(lambda: len(bench.proxy.asked) > 2)
         before = bench.wakes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -32,8 +31,10 @@ class Answering:
 async def test_who_reads_for_long_has_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "HEARTBEAT_SECONDS", 0.05)
 
+    heard = threading.Event()
+
     def slowly(text: str, limit: int) -> list[int]:
-        time.sleep(0.2)
+        heard.wait(SECONDS)
         return [1, 2, 3]
 
     checkpoint = SimpleNamespace(model=SimpleNamespace(max_model_len=64))
@@ -41,7 +42,11 @@ async def test_who_reads_for_long_has_heartbeats(monkeypatch: pytest.MonkeyPatch
     executor: Any = Answering()
     engine = service.EngineService(executor, lambda backbone: parts, lambda: False)
     ask = engine_pb2.GenerateRequest(request_id="r", backbone="b", text="x")
-    kinds = [event.WhichOneof("event") async for event in engine.Generate(ask, Mock())]
+    kinds: list[str | None] = []
+    async for event in engine.Generate(ask, Mock()):
+        kinds.append(event.WhichOneof("event"))
+        if kinds == ["heartbeat", "heartbeat"]:
+            heard.set()
     assert kinds[:2] == ["heartbeat", "heartbeat"]
     assert kinds[-1] == "accepted"
 
@@ -87,6 +92,7 @@ async def test_a_model_that_reads_without_end_holds_up_no_other(monkeypatch: pyt
         await desk.read("stuck", stick)
     with pytest.raises(reading.Overdue, match="has not come back from an earlier one"):
         await desk.read("stuck", lambda: 1)
+    monkeypatch.setattr(reading, "PATIENCE", SECONDS)
     assert await desk.read("other", lambda: 2) == 2
     back.set()
     threads[0].join(SECONDS)
@@ -110,6 +116,7 @@ async def test_a_template_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) 
         await desk.read("b", render)
     threads[0].join(SECONDS)
     assert not threads[0].is_alive()
+    monkeypatch.setattr(reading, "PATIENCE", SECONDS)
     assert await desk.read("b", lambda: 1) == 1
 
 
@@ -122,7 +129,9 @@ async def test_prompts_of_one_backbone_are_read_one_after_another_though_a_calle
         order.append(number)
 
     tasks = [asyncio.create_task(desk.read("b", partial(read, number))) for number in range(3)]
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(SECONDS):
+        while not begun:  # noqa: ASYNC110  # set in a thread
+            await asyncio.sleep(0.01)
     tasks[0].cancel()
     await asyncio.sleep(0.05)
     assert begun == [0]
