@@ -8,6 +8,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +217,21 @@ async def test_what_a_person_switched_off_is_refused_at_once(client: openai.Asyn
 
 
 async def test_a_full_queue_says_when_to_come_back(client: openai.AsyncOpenAI) -> None:
-    ask: dict[str, Any] = {"model": "n", "prompt": PROMPT, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
-    found = await asyncio.gather(*(client.completions.create(**ask) for _ in range(6)), return_exceptions=True)
-    refused = [each for each in found if isinstance(each, openai.RateLimitError)]
+    ask: dict[str, Any] = {"model": "n", "prompt": PROMPT, "extra_body": {"ignore_eos": True}}
+    stream = await client.completions.create(**ask, max_tokens=400, stream=True)
+    await anext(stream)  # it is served, and two may wait
+    asked = [asyncio.create_task(client.completions.create(**ask, max_tokens=8)) for _ in range(5)]
+    refused = []
+    async with asyncio.timeout(PATIENCE):
+        for answer in islice(asyncio.as_completed(asked), 3):
+            with pytest.raises(openai.RateLimitError) as caught:
+                await answer
+            refused.append(caught.value)
+    await stream.close()
     assert [each.code for each in refused] == ["queue_full"] * 3
     assert all(1 <= int(each.response.headers["Retry-After"]) <= 120 for each in refused)
-    assert sum(not isinstance(each, BaseException) for each in found) == 3
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(not isinstance(each, BaseException) for each in found) == 2
 
 
 async def test_gauges_tell_the_load_and_leaving_frees_it(system: System, client: openai.AsyncOpenAI) -> None:
