@@ -80,7 +80,19 @@ async def test_nobody_is_scraped(fragile: Bench) -> None:
         await until_blind(measurements, key, "NoSamples")
         await until_blind(measurements, unheard, "NoSamples")
         fragile.prometheus.scrape(*fragile.gateways.ports)
-        # The storage has what one gateway said alone, too: half of the load.
+        await until_known(measurements, key)
+
+
+async def test_what_is_stored_of_fewer_gateways_than_there_are_is_no_load(fragile: Bench) -> None:
+    fragile.gateways.requests = {"f": 2}
+    key = fragile.apply("f")
+    fragile.prometheus.scrape(fragile.gateways.ports[0])
+    fragile.connected = 1
+    async with fragile.measuring() as measurements:
+        assert (await until_known(measurements, key)).stable == 2
+    fragile.prometheus.scrape(*fragile.gateways.ports)
+    fragile.connected = 2
+    async with fragile.measuring() as measurements:
         assert (await until_known(measurements, key)).stable == 4
 
 
