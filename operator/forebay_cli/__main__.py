@@ -176,8 +176,8 @@ def plan(
     flags = device_flags(device, device_memory, link_rate, shared_link)
     try:
         if kube_context is not None:
-            seen = looking.seen_in(kube_context, kube_namespace)
-            plans = planning.plans_in(seen, tuple(file), prompt_tokens)
+            seen, home = looking.seen_in(kube_context, kube_namespace)
+            plans = planning.plans_in(seen, tuple(file), prompt_tokens, home)
         else:
             with err.status("reading headers and timing one layer…"):
                 plans = planning.plans(tuple(file), workers, flags, prompt_tokens)

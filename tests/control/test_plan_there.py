@@ -41,7 +41,7 @@ async def viewed(system: System, workers: int, **scaling: Any) -> dict[str, Any]
 
 async def test_several_idle_workers_share_the_units(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 3)
-    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
     assert {stage.worker for stage in made.cut.stages} <= {"w0", "w1", "w2"}
     assert sorted(unit for stage in made.cut.stages for unit in stage.units) == list(range(8))
     assert made.cut.prediction.first_token > 0
@@ -50,7 +50,7 @@ async def test_several_idle_workers_share_the_units(system: System, tmp_path: Pa
 
 async def test_what_a_worker_holds_costs_nothing(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 1, minReplicas=1)
-    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
     assert [stage.worker for stage in made.cut.stages] == ["w0"]
     assert made.cut.prediction.servable == 0
 
@@ -58,8 +58,8 @@ async def test_what_a_worker_holds_costs_nothing(system: System, tmp_path: Path)
 async def test_what_cannot_be_planned_is_said(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 1)
     with pytest.raises(plan.CannotPlan, match=r"default/planned: no worker there has looked at file:///m/x yet"):
-        plan.plans_in(view, written(tmp_path, "file:///m/x"), 64)
+        plan.plans_in(view, written(tmp_path, "file:///m/x"), 64, "default")
     for worker in view["workers"]:
         worker["pool"] = "big"
     with pytest.raises(plan.CannotPlan, match=r"default/planned: no ready worker of pool small is attached"):
-        plan.plans_in(view, written(tmp_path, "file:///m/a", "small"), 64)
+        plan.plans_in(view, written(tmp_path, "file:///m/a", "small"), 64, "default")
