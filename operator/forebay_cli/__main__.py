@@ -167,9 +167,11 @@ def plan(
     kube_context: KubeContext = None,
     kube_namespace: KubeNamespace = None,
 ) -> None:
-    """Say before applying: who would load what, whether it fits, and when the first token would come.
+    """Say who would load what, whether it fits, and when the first token would come.
 
-    With a cluster: on its workers, as they are now; the flags of devices and links mean nothing then.
+    On this machine: before anything is applied. With a cluster: on its workers, as they are now, for models that one of
+    them has looked at, which they do when a function is applied, also with spec.suspend: true. The flags of devices and
+    links mean nothing then.
     """
     from forebay_cli import plan as planning
 

@@ -134,8 +134,8 @@ def _placed(function: Function, view: View, prompt_tokens: int) -> Plan:
     )
     if found is None:
         raise CannotPlan(
-            f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function first, with "
-            "spec.suspend: true if nobody should call it"
+            f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function, with "
+            "spec.suspend: true if nobody should call it, and plan again once its condition ModelResolved is True"
         )
     model = shown_model(found)
     costs = Costs(layer=_pairs(found["layerSeconds"]), head=_pairs(found["headSeconds"]))

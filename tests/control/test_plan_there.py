@@ -21,14 +21,21 @@ spec: {{model: {{uri: "{uri}"}}, pool: {pool}}}
 """
 
 
+async def test_a_suspended_function_is_looked_at(system: System, tmp_path: Path) -> None:
+    """Which is how something is planned that nobody may call yet."""
+    view = await viewed(system, 1, suspend=True)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
+    assert made.cut.prediction.first_token > 0
+
+
 def written(folder: Path, uri: str, pool: str = "default") -> tuple[Path, ...]:
     file = folder / "function.yaml"
     file.write_text(BODY.format(uri=uri, pool=pool))
     return (file,)
 
 
-async def viewed(system: System, workers: int, **scaling: Any) -> dict[str, Any]:
-    await system.start(function("a", "file:///m/a", scaling=scaling), workers=workers)
+async def viewed(system: System, workers: int, *, suspend: bool = False, **scaling: Any) -> dict[str, Any]:
+    await system.start(function("a", "file:///m/a", scaling=scaling, suspend=suspend), workers=workers)
     if scaling:
         await until(system.routes)
 
