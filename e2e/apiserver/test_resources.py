@@ -12,6 +12,7 @@ import pytest
 import yaml
 from kubectl import Kubectl, program
 
+from api.wrong import WRONG
 from forebay_api import names
 from forebay_api.function import Function
 from forebay_api.pool import Pool
@@ -21,7 +22,6 @@ Body = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 CRDS = (ROOT / "crds" / "llmfunctions.yaml", ROOT / "crds" / "workerpools.yaml")
 GROUPS = {"functions": names.KIND, "pools": names.POOL_KIND}
-WRONG = yaml.safe_load((ROOT / "tests" / "api" / "wrong.yaml").read_text())
 CASES = {
     f"{group}-{index}-{case['field']}": (GROUPS[group], case)
     for group, cases in WRONG.items()

@@ -167,17 +167,19 @@ def plan(
     kube_context: KubeContext = None,
     kube_namespace: KubeNamespace = None,
 ) -> None:
-    """Say before applying: who would load what, whether it fits, and when the first token would come.
+    """Say who would load what, whether it fits, and when the first token would come.
 
-    With a cluster: on its workers, as they are now; the flags of devices and links mean nothing then.
+    On this machine: before anything is applied. With a cluster: on its workers, as they are now, for models that one of
+    them has looked at, which they do when a function is applied, also with spec.suspend: true. The flags of devices and
+    links mean nothing then.
     """
     from forebay_cli import plan as planning
 
     flags = device_flags(device, device_memory, link_rate, shared_link)
     try:
         if kube_context is not None:
-            seen = looking.seen_in(kube_context, kube_namespace)
-            plans = planning.plans_in(seen, tuple(file), prompt_tokens)
+            seen, home = looking.seen_in(kube_context, kube_namespace)
+            plans = planning.plans_in(seen, tuple(file), prompt_tokens, home)
         else:
             with err.status("reading headers and timing one layer…"):
                 plans = planning.plans(tuple(file), workers, flags, prompt_tokens)

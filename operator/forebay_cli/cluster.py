@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from forebay_api import names
 from forebay_cli.state import NothingRuns
 
 VIEW_PORT = "9444"
@@ -51,6 +52,11 @@ class Cluster:
         lease = self._lease()
         release = lease["metadata"]["name"].removesuffix("-operator")
         return f"http://127.0.0.1:{self._forward(self._place(lease), f'service/{release}-gateway', GATEWAY_PORT)}"
+
+    def home(self) -> str:
+        """The namespace that a name without one is of: the context's, as for kubectl. Raises NothingRuns."""
+        config = json.loads(self._kubectl("config", "view", "--minify", "-o", "json"))
+        return str(config["contexts"][0]["context"].get("namespace") or names.DEFAULT_NAMESPACE)
 
     def close(self) -> None:
         while self._forwards:

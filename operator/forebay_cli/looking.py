@@ -83,7 +83,7 @@ def explain(
     """
 
     async def run(system: System) -> None:
-        watcher = explaining.Watcher(function, as_json=output is not None)
+        watcher = explaining.Watcher(_named(function, system), as_json=output is not None)
         if not watch:
             typer.echo(watcher.all(await view.look(system.operator()), time.time()))
             return
@@ -109,7 +109,7 @@ def invoke(
 
     async def run(system: System) -> None:
         try:
-            await show(system.gateway(), function, prompt, out=out, err=err, max_tokens=max_tokens)
+            await show(system.gateway(), _named(function, system), prompt, out=out, err=err, max_tokens=max_tokens)
         except InvokeFailed as error:
             raise fail(error) from error
 
@@ -130,7 +130,7 @@ def timeline(
 
     async def run(system: System) -> None:
         seen = await view.look(system.operator())
-        start = coldstart.pick(seen["coldStarts"], function)
+        start = coldstart.pick(seen["coldStarts"], function and _named(function, system))
         try:
             coldstart.write(start, output)
         except OSError as error:
@@ -153,10 +153,18 @@ def _system(state: Path | None, context: str | None, namespace: str | None) -> I
         yield found
 
 
-def seen_in(context: str, namespace: str | None) -> view.View:
-    """What the operator of a cluster shows now. Raises NothingRuns and OperatorAway."""
+def _named(function: str, system: System) -> str:
+    """In a cluster a bare name is of the context's namespace; on this machine it is nobody else's."""
+    if isinstance(system, Cluster) and "/" not in function:
+        return f"{system.home()}/{function}"
+    return function
+
+
+def seen_in(context: str, namespace: str | None) -> tuple[view.View, str]:
+    """What the operator of a cluster shows now, and the namespace of the context. Raises NothingRuns and
+    OperatorAway."""
     with cluster(context, namespace) as found:
-        return asyncio.run(view.look(found.operator()))
+        return asyncio.run(view.look(found.operator())), found.home()
 
 
 def _look(

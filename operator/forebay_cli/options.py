@@ -85,7 +85,7 @@ KubeContext = Annotated[
     str | None,
     typer.Option(
         "--kube-context",
-        help="Look at the cluster of this kubectl context instead of this machine.",
+        help="Look at the cluster of this kubectl context instead of this machine; a NAME is then of its namespace.",
         envvar="FOREBAY_KUBE_CONTEXT",
     ),
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from forebay_api import names
 from forebay_api.function import Function, LoadingStrategy
 from forebay_api.model import Model, Stage, Unit, UnitKind
 from forebay_api.quantities import format_size, parse_rate, parse_size
@@ -97,13 +98,14 @@ def plans(files: tuple[Path, ...], workers: int, flags: DeviceFlags, prompt_toke
     return [_emulated(function, workers, flags, prompt_tokens) for function in _functions(files)]
 
 
-def plans_in(view: View, files: tuple[Path, ...], prompt_tokens: int) -> list[Plan]:
-    """The same on the workers of a running system, from what they hold and have free now. Raises CannotPlan."""
-    return [_placed(function, view, prompt_tokens) for function in _functions(files)]
+def plans_in(view: View, files: tuple[Path, ...], prompt_tokens: int, home: str) -> list[Plan]:
+    """The same on the workers of a running system, from what they hold and have free now. ``home``: the namespace of
+    functions whose files name none. Raises CannotPlan."""
+    return [_placed(function, view, prompt_tokens) for function in _functions(files, home)]
 
 
-def _functions(files: tuple[Path, ...]) -> list[Function]:
-    loaded = FunctionFiles(files).load()
+def _functions(files: tuple[Path, ...], home: str = names.DEFAULT_NAMESPACE) -> list[Function]:
+    loaded = FunctionFiles(files, home=home).load()
     if loaded.problems:
         raise CannotPlan("\n".join(loaded.problems))
     if not loaded.functions:
@@ -132,8 +134,8 @@ def _placed(function: Function, view: View, prompt_tokens: int) -> Plan:
     )
     if found is None:
         raise CannotPlan(
-            f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function first, with "
-            "spec.suspend: true if nobody should call it"
+            f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function, with "
+            "spec.suspend: true if nobody should call it, and plan again once its condition ModelResolved is True"
         )
     model = shown_model(found)
     costs = Costs(layer=_pairs(found["layerSeconds"]), head=_pairs(found["headSeconds"]))

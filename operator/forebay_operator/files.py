@@ -16,6 +16,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
+from forebay_api import names
 from forebay_api.fields import Problem
 from forebay_api.function import Function, FunctionKey, InvalidFunction
 from forebay_operator import documents
@@ -42,11 +43,18 @@ class InvalidFile(Exception):
 
 class FunctionFiles:
     """Files, and folders whose ``*.yaml`` and ``*.yml`` are taken. ``${NAME}`` in ``spec.model.uri`` is the variable
-    of that name in ``environ``, so that an example need not know where a person keeps models."""
+    of that name in ``environ``, so that an example need not know where a person keeps models. ``home``: the namespace
+    of those that name none."""
 
-    def __init__(self, paths: Sequence[Path], environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        environ: Mapping[str, str] = os.environ,
+        home: str = names.DEFAULT_NAMESPACE,
+    ) -> None:
         self._paths = tuple(paths)
         self._environ = environ
+        self._home = home
         self._good: dict[Path, tuple[Function, ...]] = {}
         self._owner: dict[FunctionKey, Path] = {}
         # Also of deleted functions: one that comes back has the same uid, so its generation goes on from there.
@@ -58,7 +66,7 @@ class FunctionFiles:
         good: dict[Path, tuple[Function, ...]] = {}
         for path in self._files(problems):
             try:
-                good[path] = tuple(_functions(path, self._environ))
+                good[path] = tuple(_functions(path, self._environ, self._home))
             except FileNotFoundError:
                 continue  # gone since it was listed
             except InvalidFile as invalid:
@@ -127,7 +135,7 @@ def _existing(folder: Path) -> Path:
     return next(parent for parent in (folder, *folder.parents) if parent.is_dir())
 
 
-def _functions(path: Path, environ: Mapping[str, str]) -> Iterator[Function]:
+def _functions(path: Path, environ: Mapping[str, str], home: str) -> Iterator[Function]:
     """The functions of one file, created when it was written. Raises InvalidFile with all that is wrong."""
     created = path.stat().st_mtime
     problems: list[str] = []
@@ -136,7 +144,7 @@ def _functions(path: Path, environ: Mapping[str, str]) -> Iterator[Function]:
         for document in documents.read(path):
             found = list(document.repeated)
             try:
-                function = Function.from_body(_expand(document.body, environ, found))
+                function = Function.from_body(_at_home(_expand(document.body, environ, found), home))
                 functions.append(replace(function, created=function.created or created))
             except InvalidFunction as invalid:
                 found += invalid.problems
@@ -146,6 +154,13 @@ def _functions(path: Path, environ: Mapping[str, str]) -> Iterator[Function]:
     if problems:
         raise InvalidFile(problems)
     yield from functions
+
+
+def _at_home(body: Mapping[str, object], home: str) -> Mapping[str, object]:
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping) or metadata.get("namespace") is not None:
+        return body
+    return {**body, "metadata": {**metadata, "namespace": home}}
 
 
 def _expand(body: Mapping[str, object], environ: Mapping[str, str], problems: list[Problem]) -> Mapping[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from forebay_operator.decide.plan import Plan
 from forebay_operator.decide.seen import FunctionSeen, PipelinePhase, Snapshot
 
 log = structlog.get_logger(__name__)
+
+PORT = re.compile(r":\d+$")
 
 PINNED_TO_ZERO = "PinnedToZero"
 
@@ -143,7 +146,7 @@ def look(function: FunctionSeen, seen: Snapshot, formed: Collection[Epoch], plan
 @dataclass(frozen=True, slots=True)
 class Urls:
     """Where functions are called. ``gateway``: what their paths follow. ``domain``, where there is one: each has a host
-    below it, in the gateway's scheme."""
+    below it, in the gateway's scheme and at its port."""
 
     gateway: str
     domain: str = ""
@@ -154,7 +157,9 @@ class Urls:
     def of(self, key: FunctionKey) -> str:
         if not self.domain:
             return self.path(key)
-        return f"{self.gateway.partition('://')[0]}://{key.name}.{key.namespace}.{self.domain}"
+        scheme, _, rest = self.gateway.partition("://")
+        port = PORT.search(rest.partition("/")[0])
+        return f"{scheme}://{key.name}.{key.namespace}.{self.domain}{port[0] if port else ''}"
 
 
 class Statuses:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from api.wrong import WRONG
 from forebay_api import names
 from forebay_api.function import Function
 from forebay_api.pool import Pool
 from forebay_api.stored import InvalidBody
 
-WRONG: dict[str, list[dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("wrong.yaml").read_text())
 KINDS = {"functions": (names.KIND, Function), "pools": (names.POOL_KIND, Pool)}
 CASES = [
     pytest.param(*KINDS[group], case, id=f"{group}-{index}-{case['field']}")

@@ -183,6 +183,19 @@ def test_the_environment_is_the_programs_own(helm: Path) -> None:
             {"domain": "d.com", "ingress": {"enabled": True, "namespaces": ["a"], "tls": [{"secretName": "s"}]}},
             "https://forebay-gateway.forebay-system.svc.cluster.local",
         ),
+        (
+            {"domain": "d.com", "service": {"port": 8000}},
+            "http://forebay-gateway.forebay-system.svc.cluster.local:8000",
+        ),
+        (
+            {
+                "domain": "d.com",
+                "service": {"port": 8000},
+                "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
+            },
+            "http://forebay-gateway.forebay-system.svc.cluster.local",
+        ),
+        ({"domain": "d.com", "url": "https://d.com:8443"}, "https://d.com:8443"),
     ],
 )
 def test_where_functions_are_called(helm: Path, gateway: Body, url: str) -> None:

@@ -131,3 +131,25 @@ async def test_nobody_answers(api: Api, server: Server) -> None:
     await server.stop()
     with pytest.raises(Unreachable):
         await api.get(KINDS.FUNCTION, "ns", "f")
+
+
+async def test_who_may_not_write_still_reads(api: Api, server: Server) -> None:
+    allowed = [False]
+    bound = api.while_true(lambda: allowed[0])
+    calls = [
+        lambda: bound.apply(FUNCTION),
+        lambda: bound.create(FUNCTION),
+        lambda: bound.replace(FUNCTION),
+        lambda: bound.patch_merge(KINDS.POD, "ns", "p", {}),
+        lambda: bound.delete(KINDS.POD, "ns", "p", uid="u"),
+    ]
+    for call in calls:
+        with pytest.raises(Unreachable, match="another operator may lead by now"):
+            await call()
+    assert server.asked == []
+    await bound.get(KINDS.FUNCTION, "ns", "f")
+    await bound.versions(KINDS.POD)
+    allowed[0] = True
+    for call in calls:
+        await call()
+    assert len(server.asked) == 2 + len(calls)

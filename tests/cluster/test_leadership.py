@@ -99,8 +99,10 @@ async def test_out_of_reach_it_leads_on_and_yields_to_whom_it_sees(api: Leases) 
         await until(first.leading.is_set)
         term = ClusterTerm(first)
         api.away = True
+        assert first.lasts()
         await asyncio.sleep(0.8)
         assert first.leading.is_set()
+        assert not first.lasts()
         api.take("b_1", 2)
         api.away = False
         await until(first.lost.is_set)
@@ -108,6 +110,7 @@ async def test_out_of_reach_it_leads_on_and_yields_to_whom_it_sees(api: Leases) 
         assert term.number == 1  # what is on its way was said under it
         await until(first.leading.is_set)  # b never renewed
         assert first.term == 3
+        assert first.lasts()
         assert not first.lost.is_set()
 
 

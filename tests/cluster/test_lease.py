@@ -42,6 +42,13 @@ def test_decisions(seen: LeaseSeen, term: int, above: int, expected: object) -> 
         assert got == expected
 
 
+def test_a_lease_lasts_no_longer_than_until_another_may_take_it() -> None:
+    seen = LeaseSeen(OTHER, 4, "1", T)  # by whom waits for it, at the earliest when its holder had begun to write
+    for now in (T, T + 7.9, T + 8.0, T + 60.0):
+        taken = isinstance(decide(seen, ME, 0, 0, now), Acquire)
+        assert lease.lasts(T, now) is not taken
+
+
 def test_silence_is_measured_by_our_own_clock() -> None:
     """The holder's clock is an hour behind: what counts is when we first saw each version."""
     body = lease.body(lease.new("ns", "l", ()), OTHER, 3, 1000.0, 1000.0)

@@ -21,14 +21,21 @@ spec: {{model: {{uri: "{uri}"}}, pool: {pool}}}
 """
 
 
+async def test_a_suspended_function_is_looked_at(system: System, tmp_path: Path) -> None:
+    """Which is how something is planned that nobody may call yet."""
+    view = await viewed(system, 1, suspend=True)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
+    assert made.cut.prediction.first_token > 0
+
+
 def written(folder: Path, uri: str, pool: str = "default") -> tuple[Path, ...]:
     file = folder / "function.yaml"
     file.write_text(BODY.format(uri=uri, pool=pool))
     return (file,)
 
 
-async def viewed(system: System, workers: int, **scaling: Any) -> dict[str, Any]:
-    await system.start(function("a", "file:///m/a", scaling=scaling), workers=workers)
+async def viewed(system: System, workers: int, *, suspend: bool = False, **scaling: Any) -> dict[str, Any]:
+    await system.start(function("a", "file:///m/a", scaling=scaling, suspend=suspend), workers=workers)
     if scaling:
         await until(system.routes)
 
@@ -41,7 +48,7 @@ async def viewed(system: System, workers: int, **scaling: Any) -> dict[str, Any]
 
 async def test_several_idle_workers_share_the_units(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 3)
-    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
     assert {stage.worker for stage in made.cut.stages} <= {"w0", "w1", "w2"}
     assert sorted(unit for stage in made.cut.stages for unit in stage.units) == list(range(8))
     assert made.cut.prediction.first_token > 0
@@ -50,7 +57,7 @@ async def test_several_idle_workers_share_the_units(system: System, tmp_path: Pa
 
 async def test_what_a_worker_holds_costs_nothing(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 1, minReplicas=1)
-    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64)
+    (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
     assert [stage.worker for stage in made.cut.stages] == ["w0"]
     assert made.cut.prediction.servable == 0
 
@@ -58,8 +65,8 @@ async def test_what_a_worker_holds_costs_nothing(system: System, tmp_path: Path)
 async def test_what_cannot_be_planned_is_said(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 1)
     with pytest.raises(plan.CannotPlan, match=r"default/planned: no worker there has looked at file:///m/x yet"):
-        plan.plans_in(view, written(tmp_path, "file:///m/x"), 64)
+        plan.plans_in(view, written(tmp_path, "file:///m/x"), 64, "default")
     for worker in view["workers"]:
         worker["pool"] = "big"
     with pytest.raises(plan.CannotPlan, match=r"default/planned: no ready worker of pool small is attached"):
-        plan.plans_in(view, written(tmp_path, "file:///m/a", "small"), 64)
+        plan.plans_in(view, written(tmp_path, "file:///m/a", "small"), 64, "default")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -33,6 +33,8 @@ the answer to an applied body with a field that the schema does not know."""
 
 REQUESTS = Counter("forebay_api_requests_total", "Calls of the Kubernetes API.", ["verb", "kind", "code"])
 
+READS = frozenset(("get", "list"))
+
 Json = dict[str, Any]
 
 
@@ -55,7 +57,8 @@ class Conflict(ApiError):
 
 
 class Unreachable(ApiError):
-    """No verdict: nobody answered in time, or the server is overloaded or fails. Later it may go well."""
+    """No verdict: nobody answered in time, or the server is overloaded or fails, or we may not write until our lease is
+    renewed. Later it may go well."""
 
 
 class Api:
@@ -63,9 +66,12 @@ class Api:
 
     Every method raises NotFound, Conflict, Unreachable or, for all else (refused by schema, forbidden), ApiError."""
 
-    def __init__(self, client: ApiClient, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, client: ApiClient, timeout: float = TIMEOUT, may_write: Callable[[], bool] = lambda: True
+    ) -> None:
         self._client = client
         self._timeout = timeout
+        self._may_write = may_write
         client.user_agent = MANAGER
 
     @classmethod
@@ -75,6 +81,10 @@ class Api:
         before the first call. Raises CannotLogIn."""
         async with ApiClient(await log_in(context)) as client:
             yield cls(client)
+
+    def while_true(self, may_write: Callable[[], bool]) -> Api:
+        """The same, for who asks ``may_write`` before each call that is no read, and makes none where it is False."""
+        return Api(self._client, self._timeout, may_write)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
         return await self._call("get", "GET", kind, kind.path(namespace, name))
@@ -131,6 +141,10 @@ class Api:
         subresource: str = "",
         accept: str = "application/json",
     ) -> Json:
+        if verb not in READS and not self._may_write():
+            raise Unreachable(
+                0, "LeaseNotRenewed", "another operator may lead by now: nothing is written until it is clear"
+            )
         label = f"{kind.plural}/{subresource}" if subresource else kind.plural
         try:
             async with asyncio.timeout(self._timeout):

@@ -44,6 +44,7 @@ class Leadership:
         self.term = 0
         self._above = 0
         self._since = 0.0
+        self._renewed = 0.0
         self._seen = LeaseSeen()
         self._stored: Body | None = None
         self._hurry = asyncio.Event()
@@ -56,6 +57,10 @@ class Leadership:
                 await self._rest(await self._turn())
         finally:
             await asyncio.shield(self._release())
+
+    def lasts(self) -> bool:
+        """We lead, and nobody else can: what we write undoes nothing of another leader's."""
+        return bool(self.term) and lease.lasts(self._renewed, self._clock())
 
     def rise_above(self, obeyed: int) -> None:
         """Lead in a higher term, as soon as it is stored."""
@@ -109,7 +114,7 @@ class Leadership:
             stored = await self._api.create(lease.body(wanted, holder, term, time.time(), self._since))
         else:
             stored = await self._api.replace(lease.body(self._stored, holder, term, time.time(), self._since))
-        self._stored = stored
+        self._stored, self._renewed = stored, now
         self._seen = lease.seen(stored, self._seen, now)
 
     async def _owners(self) -> list[Body]:

@@ -87,6 +87,12 @@ def decide(seen: LeaseSeen, me: str, term: int, above: int, now: float) -> Acqui
     return Wait(min(seen.changed + DURATION, now + RETRY))
 
 
+def lasts(renewed: float, now: float) -> bool:
+    """Whether nobody else can have taken the lease yet that we wrote ourselves into, or renewed, with a call that began
+    at ``renewed`` (seconds by our own clock). Who was stopped for longer knows of no successor yet."""
+    return now < renewed + DURATION
+
+
 def seen(body: Body | None, before: LeaseSeen, now: float) -> LeaseSeen:
     """What a lease says (None: there is none) that was read at ``now``; ``before``: what it said last."""
     if body is None:

@@ -30,7 +30,7 @@ class Papers:
 
     def __init__(self, config: ClusterConfig, api: Api, leadership: Leadership) -> None:
         self._config = config
-        self._api = api
+        self._api = api.while_true(leadership.lasts)
         self._leadership = leadership
         self._said = ""
         self.there = asyncio.Event()

@@ -88,7 +88,8 @@ class Operator:
             async with self._served() as doorways:
                 self._listening = True
                 await self._leadership.leading.wait()
-                self._leader = Leader(self._config, self._api, self._watch, ClusterTerm(self._leadership), self._timing)
+                api = self._api.while_true(self._leadership.lasts)
+                self._leader = Leader(self._config, api, self._watch, ClusterTerm(self._leadership), self._timing)
                 try:
                     await self._until_lost(self._leader.run(doorways))
                 finally:

@@ -81,7 +81,9 @@ labels:
 {{- trimSuffix "/" $gateway.url -}}
 {{- else -}}
 {{- $scheme := ternary "https" "http" (and (ne $gateway.domain "") $gateway.ingress.enabled (gt (len $gateway.ingress.tls) 0)) -}}
-{{- $port := ternary "" (printf ":%d" (int $gateway.service.port)) (eq (int $gateway.service.port) 80) -}}
+{{- /* Of a host what counts is where its Ingress or route listens, which is the scheme's port unless url says another. */ -}}
+{{- $fronted := and (ne $gateway.domain "") (or $gateway.ingress.enabled $gateway.httpRoute.enabled) -}}
+{{- $port := ternary "" (printf ":%d" (int $gateway.service.port)) (or $fronted (eq (int $gateway.service.port) 80)) -}}
 {{- printf "%s://%s-gateway.%s.svc.%s%s" $scheme (include "forebay.fullname" .) .Release.Namespace .Values.clusterDomain $port -}}
 {{- end -}}
 {{- end }}
