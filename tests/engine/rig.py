@@ -165,7 +165,7 @@ class Node:
         identity: Identity | None = None,
     ) -> None:
         self.name = f"w{next(names)}"
-        self.device = Device.open("cpu", memory, 0)
+        self.device = replace(Device.open("cpu", memory, 0), threads=1)  # several share the machine
         self.loader = HeldLoader(self.device)
         self.hops = Hops(
             lambda frame, tensor: self.executor.step(frame, tensor),

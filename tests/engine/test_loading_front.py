@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import checkpoints
 from engine.rig import Rig, cut, greedy, idle, opened, prompts, until
 
 Tiny = Callable[[str], Path]
 TOKENS = 6
 
 
-@pytest.mark.parametrize("stages", [1, 3])
-@pytest.mark.parametrize("family", ["llama", "opt", "qwen2"])
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
 def test_units_land_in_any_order(rig: Rig, tiny: Tiny, family: str, stages: int) -> None:
     folder = tiny(family)
     nodes = [rig.node() for _ in range(stages)]

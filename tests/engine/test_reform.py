@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+import checkpoints
 from engine.rig import Rig, cut, formed, greedy, idle, opened, prompts, until
 from forebay_worker.engine.request import Resumed
 from forebay_worker.formation import Phase
@@ -12,8 +15,9 @@ from forebay_worker.formation import Phase
 Tiny = Callable[[str], Path]
 
 
-def test_running_requests_drain_while_new_ones_take_the_shorter_pipeline(rig: Rig, tiny: Tiny) -> None:
-    folder = tiny("mistral")
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
+def test_running_requests_drain_while_new_ones_take_the_shorter_pipeline(rig: Rig, tiny: Tiny, family: str) -> None:
+    folder = tiny(family)
     nodes, long = rig.pipeline(folder, 3)
     first, second, third = prompts(folder, 3, seed=6)
     old = rig.ask(nodes[2], long, first, max_tokens=60)
@@ -35,14 +39,16 @@ def test_running_requests_drain_while_new_ones_take_the_shorter_pipeline(rig: Ri
     assert [status.epoch for status in nodes[2].executor.pipelines()] == [short]
 
 
-def test_a_request_moves_from_a_broken_pipeline_with_its_tokens(rig: Rig, tiny: Tiny) -> None:
+@pytest.mark.parametrize("dead", [0, 2], ids=["first", "head"])
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
+def test_a_request_moves_from_a_broken_pipeline_with_its_tokens(rig: Rig, tiny: Tiny, family: str, dead: int) -> None:
     """What a gateway does: the same request at another head, with what it has; no token twice, none lost."""
-    folder = tiny("opt")
+    folder = tiny(family)
     nodes, epoch = rig.pipeline(folder, 3)
     (prompt,) = prompts(folder, 1, seed=12)
     first = rig.ask(nodes[2], epoch, prompt, max_tokens=40)
     first.read(9)
-    nodes[0].close()
+    nodes[dead].close()
     had = first.wait().tokens()
     nodes[1].land(folder)
     alone = rig.form(folder, [nodes[1]])

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from engine.rig import SEEDED, Reader, Rig, formed, greedy, idle, opened, prompts, text_of, until
+from engine.rig import (
+    PATIENCE,
+    SEEDED,
+    Node,
+    Reader,
+    Rig,
+    cut,
+    formed,
+    greedy,
+    idle,
+    opened,
+    prompts,
+    text_of,
+    until,
+)
 from forebay_api.model import Epoch
 from forebay_worker.engine.request import Ended, Resumed
 from forebay_worker.engine.sample import Params
@@ -32,19 +48,42 @@ def test_preempted_requests_lose_nothing(rig: Rig, tiny: Tiny, stages: int) -> N
     until(lambda: idle(nodes[-1], epoch), "all blocks are free")
 
 
-def test_a_cancelled_request_frees_its_blocks(rig: Rig, tiny: Tiny) -> None:
+def test_a_cancelled_request_frees_its_blocks_within_one_step(
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny("llama")
     nodes, epoch = rig.pipeline(folder, 2)
-    stays = rig.ask(nodes[1], epoch, (1, 2, 3), max_tokens=60)
-    leaves = rig.ask(nodes[1], epoch, prompts(folder, 1)[0], max_tokens=0)
+    head, model = nodes[1], opened(folder).model
+    stays = rig.ask(head, epoch, (1, 2, 3), max_tokens=60)
+    leaves = rig.ask(head, epoch, (7,) * 200, max_tokens=0)
     leaves.read(3)
-    nodes[1].executor.cancel(leaves.request.request_id)
-    leaves.wait()
-    assert leaves.ended is not None
+    skeleton = head.skeletons[model.backbone]
+    real, held, layers = skeleton.layer, threading.Event(), threading.Semaphore(0)
+
+    def allowed(*args: Any) -> torch.Tensor:
+        held.set()
+        assert layers.acquire(timeout=PATIENCE)
+        return real(*args)
+
+    monkeypatch.setattr(skeleton, "layer", allowed)
+    assert held.wait(PATIENCE), "a step is under way"
+    steps = head.executor.counters.steps
+    head.executor.cancel(leaves.request.request_id)
+    layers.release(len([unit for unit in cut(folder, nodes)[1].stage.units if model.units[unit].kind == "layer"]))
+    assert leaves.wait().ended is not None
     assert leaves.ended.reason == "cancelled"
+    until(lambda: used_blocks(head, epoch) <= 4, "only those of 63 tokens are taken")
+    assert head.executor.counters.steps <= steps + 1
+    layers.release(10**6)
     assert stays.wait().tokens() == greedy(folder, (1, 2, 3), 60)
-    until(lambda: idle(nodes[1], epoch), "all blocks are free")
-    assert nodes[1].executor.counters.cancelled == 1
+    until(lambda: idle(head, epoch), "all blocks are free")
+    assert head.executor.counters.cancelled == 1
+
+
+def used_blocks(node: Node, epoch: Epoch) -> int:
+    status = node.status(epoch)
+    assert status is not None
+    return status.kv_blocks - status.kv_blocks_free
 
 
 def test_a_reader_that_fails_is_cancelled_alone(rig: Rig, tiny: Tiny) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import checkpoints
 from engine.rig import SEEDED, Rig, greedy, idle, prompts, until
+from engine_parts.reference import Expected, Reference, check
 
 Tiny = Callable[[str], Path]
 TOKENS = 12
@@ -29,13 +30,22 @@ def test_alone_and_in_company(rig: Rig, tiny: Tiny, family: str, stages: int) ->
     until(lambda: idle(head, epoch), "all blocks are free")
 
 
-@pytest.mark.parametrize("stages", [1, 4])
-def test_the_real_model(rig: Rig, smollm2: Path, stages: int) -> None:
+@pytest.fixture(scope="module")
+def real(smollm2: Path) -> list[tuple[tuple[int, ...], Expected]]:
+    """A long prompt and sixteen of mixed lengths, with the answers of transformers to them."""
+    reference = Reference(smollm2)
+    (long,), company = prompts(smollm2, 1, seed=1, longest=300), prompts(smollm2, 16, longest=32)
+    return [(prompt, reference.answer(prompt, 2 + turn % 4)) for turn, prompt in enumerate([long, *company])]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_the_real_model(rig: Rig, smollm2: Path, real: list[tuple[tuple[int, ...], Expected]], stages: int) -> None:
     nodes, epoch = rig.pipeline(smollm2, stages)
-    asked = prompts(smollm2, 4, longest=300)
-    readers = [rig.ask(nodes[-1], epoch, prompt, max_tokens=8) for prompt in asked]
-    for reader in readers:
-        assert reader.wait().tokens() == greedy(smollm2, reader.request.prompt, 8)
+    (prompt, alone), *company = real
+    check(alone, rig.ask(nodes[-1], epoch, prompt, max_tokens=len(alone.tokens)).wait().tokens())
+    readers = [rig.ask(nodes[-1], epoch, prompt, max_tokens=len(expected.tokens)) for prompt, expected in company]
+    for reader, (_, expected) in zip(readers, company, strict=True):
+        check(expected, reader.wait().tokens())
 
 
 def test_seeded_sampling_does_not_depend_on_stages(rig: Rig, tiny: Tiny) -> None:

@@ -43,13 +43,16 @@ class Gate:
 
 
 @pytest.mark.parametrize("family", checkpoints.FAMILIES)
-@pytest.mark.parametrize("link", [None, FAST], ids=["mapped", "paced"])
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+@pytest.mark.parametrize("link", [None, FAST], ids=["at once", "paced"])
+@pytest.mark.parametrize(("dtype", "copied"), [("auto", False), ("bfloat16", True), ("float16", True)])
 def test_what_lands_is_what_the_library_reads(
-    tiny: Callable[[str], Path], watch: Watch, family: str, link: float | None, dtype: str
+    tiny: Callable[[str], Path], watch: Watch, family: str, link: float | None, dtype: str, copied: bool
 ) -> None:
+    """As stored it is mapped, over an emulated link too; converted it is copied into an arena."""
     checkpoint = open_checkpoint(tiny(family).as_uri(), dtype)
-    watched = watch(link=paced(link) if link else None)
+    path = paced(link) if link else Link(None, None)
+    watched = watch(link=path)
+    assert Way(watched.device, path).copies(checkpoint, 1) is copied
     loaded = watched.load(checkpoint)
     expected = load_file(tiny(family) / "model.safetensors")
     assert loaded.keys() == expected.keys()
@@ -238,7 +241,7 @@ def shorten(file: Path) -> None:
     os.truncate(file, 1000)
 
 
-@pytest.mark.parametrize("link", [None, FAST], ids=["mapped", "paced"])
+@pytest.mark.parametrize("link", [None, FAST], ids=["at once", "paced"])
 @pytest.mark.parametrize(
     ("damage", "says"),
     [(Path.unlink, "cannot be read"), (replace, "has changed since"), (shorten, "has changed since")],

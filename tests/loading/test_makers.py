@@ -10,8 +10,9 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 import checkpoints
+from forebay_worker.engine.text import Text
 from forebay_worker.load.checkpoint import open_checkpoint
-from forebay_worker.model import make
+from forebay_worker.model import bpe, make
 from forebay_worker.model.make import MakeError, write_random, write_smollm2
 from forebay_worker.model.shapes import LIKENESSES
 
@@ -75,6 +76,31 @@ def test_every_likeness_opens_and_its_tokenizer_fits(tmp_path: Path, like: str) 
     assert len(tokenizer) == model.vocab_size
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "héllo"}], add_generation_prompt=True)["input_ids"]
     assert tokenizer.decode(ids) == "<|im_start|>user\nhéllo<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("like", "smollm2s"),
+    [("llama-1.1b", True), ("gpt-neox-410m", True), ("qwen2-0.5b", False)],
+    ids=["too few for SmolLM2's", "SmolLM2's and more", "without its file"],
+)
+def test_of_a_true_size_every_id_says_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, like: str, smollm2s: bool
+) -> None:
+    size = LIKENESSES[like].config(tiny=False)["vocab_size"]
+    if not smollm2s:
+        monkeypatch.delenv("FOREBAY_GGUF", raising=False)
+        monkeypatch.setattr(make, "GGUF_PACKAGE", "no_such_package_anywhere")
+    bpe.write(make.vocabulary(size), tmp_path, context=2048)
+    text = Text(tmp_path)
+    said = {text.token_bytes(token) for token in range(size)}
+    assert b"" not in said
+    assert len(said) == size, "and no two the same"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == size
+    for sentence in ("Hello, Zürich! 東京 🚀 tease the stone", "  two  spaces\n\ttab 2024"):
+        ids = tokenizer.encode(sentence)
+        assert tokenizer.decode(ids) == sentence
+        assert b"".join(map(text.token_bytes, ids)).decode() == sentence
 
 
 def test_large_models_are_written_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,17 @@
-"""The tokens of transformers through the whole system: every family, many at once, cold and warm."""
+"""The tokens of transformers through the whole system: every family, many at once, cold and warm, in turns."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoints import FAMILIES
+from checkpoints import FAMILIES, tiny_model
+from forebay_cli import view
 from local.reference import PROMPTS, Reference
-from local.system import function, running, write
+from local.system import System, function, running, write
 
 Tiny = Callable[[str], Path]
 
@@ -20,7 +22,7 @@ def several(number: int) -> list[tuple[str, int]]:
 
 
 async def test_six_families_take_turns_on_four_workers(tmp_path: Path, tiny: Tiny) -> None:
-    """Sixteen concurrent requests of mixed lengths to each, cold; again while pipelines re-form; again when warm."""
+    """Sixteen concurrent requests of mixed lengths to each, cold, and eight more once each has been served."""
     references = {family: Reference(tiny(family)) for family in FAMILIES}
     checked = Counter[str]()
     bodies = [function(family.replace("_", "-"), tiny(family)) for family in FAMILIES]
@@ -44,3 +46,48 @@ async def test_six_families_take_turns_on_four_workers(tmp_path: Path, tiny: Tin
             for family in FAMILIES:
                 await asyncio.gather(*(one(family, *request) for request in several(8)))
     assert checked == dict.fromkeys(FAMILIES, 24)
+
+
+async def test_who_was_asked_least_recently_makes_room(tmp_path: Path) -> None:
+    """One device that has room for two of three models, and for what their requests need."""
+    names = ("first", "second", "third")
+    folders = {name: tiny_model("llama", tmp_path / name, seed=seed) for seed, name in enumerate(names)}
+    references = {name: Reference(folder) for name, folder in folders.items()}
+    memory = int(3.4 * (folders["first"] / "model.safetensors").stat().st_size)
+    bodies = [function(name, folder, model={"maxModelLen": 128}) for name, folder in folders.items()]
+    file = write(tmp_path / "functions.yaml", *bodies)
+    more = ("--device-memory", f"{memory // 1000}kB")
+    with running(tmp_path / "state", [file], workers=1, link_rate="4MB/s", more=more) as system:
+        named = {item["backbone"]: item["name"] for item in (await system.ready(1, functions=3))["functions"]}
+        watching = asyncio.create_task(most_memory(system))
+        async with system.client() as client:
+
+            async def ask(name: str, *held: str) -> None:
+                """The right tokens, and then these functions' models are held, whole, and nothing else."""
+                made = await client.completions.create(model=name, prompt=PROMPTS[0], max_tokens=12, temperature=0)
+                references[name].check(made.choices[0].text, PROMPTS[0], 12, chat=False)
+                await system.until(
+                    lambda seen: (
+                        {named[backbone]: len(units) for backbone, units in seen["workers"][0]["holds"].items()}
+                        == dict.fromkeys(held, 6)
+                    ),
+                    f"{held} after {name}",
+                )
+
+            await ask("first", "first")
+            await ask("second", "first", "second")
+            await ask("first", "first", "second")
+            await ask("third", "first", "third")
+            await ask("second", "second", "third")
+        watching.cancel()
+        assert 0 < await watching <= memory
+
+
+async def most_memory(system: System) -> int:
+    """Bytes on the one device at any time until it is cancelled."""
+    most = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        async for seen in view.watch(system.state.operator()):
+            for worker in seen["workers"]:
+                most = max(most, worker["residentBytes"] + worker["kvReservedBytes"])
+    return most

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 from local.system import System, free_port, function, running, write
@@ -97,6 +98,13 @@ def test_port_taken(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert str(port) in said(done)
     assert not list((tmp_path / "state").rglob("*.sock"))
+    assert begun_with(tmp_path / "state") == []
+
+
+def begun_with(state: Path) -> list[list[str]]:
+    """The command lines of all live processes that were told of this state folder."""
+    words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [each for each in words if any(str(state) in word for word in each)]
 
 
 def test_nothing_runs(tmp_path: Path) -> None:
@@ -168,6 +176,8 @@ async def test_wrong_checkpoints_and_requests(tmp_path: Path, tiny: Tiny) -> Non
             assert state == "Failed", kind
             assert expected in message, (kind, message)
         await wrong_requests(system)
+        assert len(begun_with(tmp_path / "state")) == 3, "up, zygote and worker"
+    assert begun_with(tmp_path / "state") == []
 
 
 async def wrong_requests(system: System) -> None:

