@@ -71,6 +71,14 @@ def _created(api: plane.Plane, pool: dict[str, Any]) -> bool:
     return True
 
 
+def pod(api: plane.Plane, name: str) -> str:
+    """A worker pod that no kubelet will ever start; its uid."""
+    labels = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "worker"}
+    spec = {"containers": [{"name": "worker", "image": "none"}], "automountServiceAccountToken": False}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    return str(api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)["metadata"]["uid"])
+
+
 class Operator:
     def __init__(self, api: plane.Plane, name: str, **environ: str) -> None:
         self.name = name

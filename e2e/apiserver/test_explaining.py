@@ -14,7 +14,7 @@ from typing import Any
 import plane
 import pytest
 from kubectl import Kubectl, program
-from operators import NAMESPACE, Operator, until
+from operators import Operator, pod, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api import local
@@ -52,14 +52,6 @@ async def gateway(api: plane.Plane, operator: Operator) -> AsyncIterator[Gateway
     finally:
         for actor in (gateway, *workers):
             await actor.die()
-
-
-def pod(api: plane.Plane, name: str) -> str:
-    """A worker pod that no kubelet will ever start; its uid."""
-    labels = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "worker"}
-    spec = {"containers": [{"name": "worker", "image": "none"}], "automountServiceAccountToken": False}
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
-    return str(api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)["metadata"]["uid"])
 
 
 def status(api: plane.Plane) -> dict[str, Any]:

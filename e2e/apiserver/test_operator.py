@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import plane
 import pytest
-from operators import LEASE, NAMESPACE, PATIENCE, Operator, holder, until
+from operators import LEASE, NAMESPACE, PATIENCE, Operator, holder, pod, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api.conditions import ConditionType
@@ -72,14 +72,6 @@ def status(api: plane.Plane, name: str) -> dict[str, Any]:
 def condition(api: plane.Plane, name: str, kind: str) -> dict[str, Any]:
     found = {entry["type"]: entry for entry in status(api, name).get("conditions") or ()}
     return found.get(kind) or {}
-
-
-def pod(api: plane.Plane, name: str) -> str:
-    """A worker pod that no kubelet will ever start; its uid."""
-    labels = {"app.kubernetes.io/name": "forebay", "app.kubernetes.io/component": "worker"}
-    spec = {"containers": [{"name": "worker", "image": "none"}], "automountServiceAccountToken": False}
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
-    return str(api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)["metadata"]["uid"])
 
 
 def test_without_workers_a_function_has_every_condition(api: plane.Plane, start: Any) -> None:

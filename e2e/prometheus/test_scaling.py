@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from scraped import NAME, Scraped, Seen
+from scraped import NAME, Scraped, Seen, given, scaling_active
 
 from local.reference import Reference
 from prometheus_process import needs_prometheus
@@ -60,6 +60,36 @@ async def test_a_query_of_its_own(system: Scraped) -> None:
     finally:
         system.apply()
     await system.settled(1, 1)
+
+
+async def test_tokens_per_second(system: Scraped) -> None:
+    """Of a replica so few are expected that any machine gives more of them, and all that may be are wanted; then so
+    many that none does."""
+    await system.clients.ask(2)
+
+    async def settled(replicas: int, **more: object) -> Seen:
+        def holds(found: Seen) -> bool:
+            return (
+                (found["desired"], found["ready"]) == (replicas, replicas)
+                and scaling_active(found) == ("True", "Scaling")
+                and more.items() <= found["scaling"].items()
+            )
+
+        return await system.until(holds, f"{replicas} replicas by tokens per second")
+
+    await settled(1)
+    try:
+        system.apply(metric="TokensPerSecond", target=0.01)
+        found = await settled(3, limit="maxReplicas")  # it panics all the time: twice as much as three take
+        assert "tokens/s (mean of " in found["scaling"]["message"]
+        assert "Prometheus), 0.01 per replica" in found["scaling"]["message"]
+        assert given(found, "stable")["value"] > 3 * 0.01
+        system.apply(metric="TokensPerSecond", target=100_000)
+        await settled(1)
+        await system.clients.ask(0)
+        await system.until(lambda found: (found["desired"], found["ready"]) == (0, 0), "it stops")
+    finally:
+        system.apply()
 
 
 async def whole(system: Scraped, replicas: int) -> None:

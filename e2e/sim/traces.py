@@ -90,11 +90,12 @@ SHAPES = {
 FUNCTIONS = "azure-functions"
 NAMES = (*SHAPES, FUNCTIONS)
 
-# Azure Functions 2019: 45 % are called at most once an hour, 81 % at most once a minute in the mean.
+# Serverless in the Wild (Azure Functions 2019), from memory: 45 % are called at most once an hour, 81 % at most once a
+# minute in the mean.
 RARE, HOURLY = 0.45, 24.0
 SELDOM, MINUTELY = 0.81, 1440.0
 TIMERS = 0.42
-"""Share of functions that only timers call (Huawei, 2025)."""
+"""Share of functions that only timers call (Huawei, 2025). No timer calls more than once a minute."""
 SIZES = (("1b", 0.5), ("8b", 0.4), ("14b", 0.1))
 """Of the models of many functions: ours, nothing is published."""
 
@@ -117,7 +118,8 @@ def _function(index: int, random: Random, seed: int, most: float) -> Load:
     a_day = min(HOURLY * random.lognormvariate(0.1257 * spread, spread), most)
     rate = max(a_day, 0.5) / DAY
     draw = random.random()
-    if draw < TIMERS and a_day <= MINUTELY:
+    seldom = 1.0 if most <= MINUTELY else SELDOM  # only these may be a timer's
+    if draw < TIMERS / seldom and a_day <= MINUTELY:
         # People write whole minutes, hours and days.
         even = [60.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 6 * 3600.0, 12 * 3600.0, DAY]
         process = arrivals.timer(min(even, key=lambda period: abs(period - 1 / rate)))

@@ -11,7 +11,7 @@ from forebay_operator.decide.seen import HoldingSeen, Link, PipelinePhase, Pipel
 from forebay_wire.v1 import fleet_pb2
 
 UNKNOWN_RATE = 1e9
-"""Bytes per second of a link that nobody has emulated or measured yet: about one NVMe disk."""
+"""Bytes per second of a link where nobody has emulated or measured any like it yet: about one NVMe disk."""
 
 PHASES: Mapping[int, PipelinePhase] = {
     fleet_pb2.PipelineState.FORMED: PipelinePhase.FORMED,
@@ -28,6 +28,7 @@ WORSE = tuple(PipelinePhase)
 
 
 def worker_seen(report: fleet_pb2.WorkerReport) -> WorkerSeen:
+    """As it says itself: its link has a rate of 0 until something came over it."""
     device = report.device
     return WorkerSeen(
         name=report.name,
@@ -36,7 +37,7 @@ def worker_seen(report: fleet_pb2.WorkerReport) -> WorkerSeen:
         draining=report.state == "Draining",
         memory=device.memory_bytes,
         link=Link(
-            rate=device.link_bytes_per_second or UNKNOWN_RATE,
+            rate=device.link_bytes_per_second,
             bucket=device.bucket,
             bucket_rate=device.bucket_bytes_per_second or float("inf"),
         ),

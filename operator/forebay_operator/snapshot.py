@@ -11,7 +11,7 @@ from forebay_api.conditions import Reason
 from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch, Model
 from forebay_operator import reports
-from forebay_operator.decide import recover
+from forebay_operator.decide import links, recover
 from forebay_operator.decide.load import Measured, Memory
 from forebay_operator.decide.plan import Plan
 from forebay_operator.decide.pressure import Turns
@@ -123,7 +123,10 @@ class Observer:
                 self._function(key, known, unprepared, now) for key, known in sorted(self.functions.known.items())
             ),
             backbones={},
-            workers=tuple(estate.known(worker.seen) for worker in sorted(attached, key=lambda worker: worker.name)),
+            workers=links.known(
+                (estate.known(worker.seen) for worker in sorted(attached, key=lambda worker: worker.name)),
+                reports.UNKNOWN_RATE,
+            ),
             pipelines=tuple(sorted(pipelines.values(), key=lambda pipeline: pipeline.epoch)),
             next_epoch=self.epochs.following(
                 term, pipelines, (worker.report.counter for worker in attached if worker.report.term == term)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from control.test_explain import forebay, seen, view
 from forebay_cli.cluster import cluster
 from forebay_cli.state import NothingRuns
+from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
 # Answers `get leases` from leases.json, and `port-forward` with the port that is in ports.json under the target.
 KUBECTL = """#!{python}
@@ -60,6 +64,29 @@ def test_the_leader_and_the_gateway_are_found_and_a_way_is_used_again(kubectl: P
     assert all(line.startswith("--context there ") for line in asked)
     ways = [line.partition("port-forward ")[2] for line in asked if "port-forward" in line]
     assert ways == ["pod/forebay-operator-a :9444", "service/forebay-gateway :http"]  # whatever number it has there
+
+
+class Leader(view_pb2_grpc.ViewServicer):
+    """Shows one function."""
+
+    async def Watch(self, request: view_pb2.ViewRequest, context: object) -> AsyncIterator[view_pb2.Snapshot]:
+        yield view_pb2.Snapshot(json=json.dumps(view(seen())))
+
+
+async def test_a_cluster_explains_itself(kubectl: Path, tmp_path: Path) -> None:
+    server = grpc.aio.server()
+    view_pb2_grpc.add_ViewServicer_to_server(Leader(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    (kubectl / "ports.json").write_text(json.dumps({"pod/forebay-operator-a": port}))
+    try:
+        async with forebay(tmp_path, "explain", "a", "--kube-context", "there") as process:
+            said, wrong = await process.communicate()
+    finally:
+        await server.stop(None)
+    assert (process.returncode, wrong) == (0, b"")
+    assert said.decode().splitlines()[0] == "ns/a: 41 requests in flight and held: 3 replicas"
+    assert "--context there -n forebay port-forward pod/forebay-operator-a" in (kubectl / "asked").read_text()
 
 
 def test_another_leader_is_followed(kubectl: Path) -> None:

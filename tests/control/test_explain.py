@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,12 +139,12 @@ def test_a_watch_of_nothing_ends() -> None:
 
 
 @contextlib.asynccontextmanager
-async def forebay(system: System, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def forebay(state: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The verb as a person runs it."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "forebay_cli", *words),
-        env={**environ, "FOREBAY_STATE": str(system.state)},
+        env={**environ, "FOREBAY_STATE": str(state)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -158,17 +159,17 @@ async def forebay(system: System, *words: str) -> AsyncIterator[asyncio.subproce
 async def test_a_running_operator_explains_itself(system: System) -> None:
     await system.start(function("a", "file:///m/a", replicas=1), function("b", "file:///m/b"))
     await until(lambda: system.routes())
-    async with forebay(system, "explain", "a") as process:
+    async with forebay(system.state, "explain", "a") as process:
         said, wrong = await process.communicate()
         assert (process.returncode, wrong) == (0, b"")
     lines = said.decode().splitlines()
     assert lines[0] == "default/a: pinned to 1 replica"
     assert lines[1].startswith("1 wanted, 1 answer (Pinned), for ")
-    async with forebay(system, "explain", "default/a", "-o", "json") as process:
+    async with forebay(system.state, "explain", "default/a", "-o", "json") as process:
         found = json.loads((await process.communicate())[0])
     assert (found["namespace"], found["name"], found["desired"], found["reason"]) == ("default", "a", 1, "Pinned")
     assert found["decisions"][0]["desired"] == 1
-    async with forebay(system, "explain", "c") as process:
+    async with forebay(system.state, "explain", "c") as process:
         said, wrong = await process.communicate()
         assert (process.returncode, said) == (2, b"")
         assert wrong == b"forebay: there is no function c: there are default/a, default/b\n"
@@ -177,7 +178,7 @@ async def test_a_running_operator_explains_itself(system: System) -> None:
 async def test_a_watch_goes_on_with_the_next_operator(system: System) -> None:
     await system.start(function("a", "file:///m/a", replicas=1))
     await until(lambda: system.routes())
-    async with forebay(system, "explain", "a", "--watch", "-o", "json") as process:
+    async with forebay(system.state, "explain", "a", "--watch", "-o", "json") as process:
         assert process.stdout is not None
         async with asyncio.timeout(20):
             assert json.loads(await process.stdout.readline())["desired"] == 1

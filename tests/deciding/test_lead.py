@@ -77,6 +77,19 @@ class TestLead:
         seen = snapshot([function(demand=DemandSeen(waiting=1))], [worker("w0", bucket="b", bucket_rate=46.0)])
         assert lead.of(seen.functions[0], lead.leads(seen)) == 10.0
 
+    def test_a_bucket_is_shared_with_those_that_load_through_it(self) -> None:
+        busy = worker("w1", bucket="b", bucket_rate=92.0, backbone="other", resident=(0,), order=(0, 1))
+        done = worker("w2", bucket="b", bucket_rate=92.0, backbone="other", resident=(0, 1), order=(0, 1))
+        fresh = worker("w0", bucket="b", bucket_rate=92.0)
+        known = [function(demand=DemandSeen(waiting=1))]
+        assert lead.of(known[0], lead.leads(snapshot(known, [fresh, done]))) == 5.0
+        assert lead.of(known[0], lead.leads(snapshot(known, [fresh, done, busy]))) == 10.0
+
+    def test_who_loads_already_counts_once_in_its_bucket(self) -> None:
+        begun = worker("w0", bucket="b", bucket_rate=92.0, order=range(6))
+        known = [function(demand=DemandSeen(waiting=1))]
+        assert lead.of(known[0], lead.leads(snapshot(known, [begun]))) == 5.0
+
     @pytest.mark.parametrize("rate", [0.0, 100.0])
     def test_is_nothing_where_nothing_is_known(self, rate: float) -> None:
         elsewhere = replace(worker("w0", rate=rate), pool="other" if rate else "")

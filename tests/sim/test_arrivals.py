@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections import Counter
 from itertools import pairwise
@@ -18,7 +19,7 @@ HOUR = 3600.0
 PUBLISHED = {
     "azure-code": (2.57, 13.15, 67, (2048, 1469, 5194, 7436), (28, 13, 55, 252)),
     "azure-conv": (5.53, 1.09, 16, (1155, 1020, 2735, 4142), (211, 129, 424, 601)),
-    "mooncake": (3.4, 1.0, None, (12035, 6909, None, 85401), (343, 350, None, 1120)),
+    "mooncake": (3.4, None, None, (12035, 6909, None, 85401), (343, 350, None, 1120)),
 }
 
 
@@ -37,7 +38,8 @@ def test_rate_and_burstiness(name: str) -> None:
     rate, variation, most, _, _ = PUBLISHED[name]
     requests = asked(name)
     assert len(requests) / (8 * HOUR) == pytest.approx(rate, rel=0.08)
-    assert cv(requests) == pytest.approx(variation, rel=0.10)
+    if variation is not None:
+        assert cv(requests) == pytest.approx(variation, rel=0.10)
     if most is not None:
         seconds = Counter(int(at) for at, _, _ in requests)
         # One hour of it was published: the median of eight such.
@@ -69,6 +71,36 @@ def test_burstgpt_is_bursty_and_jumps_within_two_seconds() -> None:
     assert cv(requests) > 1.5
     windows = Counter(int(at // 2) for at, _, _ in requests)
     assert any(windows[i + 1] >= 5 * max(windows[i], 1) for i in range(1800))
+
+
+def test_burstgpts_gaps_vary_more_than_poissons_within_five_minutes_too() -> None:
+    """Gamma with a CV above 1, whatever the rate is just then."""
+    requests = asked("burstgpt", hours=24)
+    slots = [[request for request in requests if request[0] // 300 == slot] for slot in range(288)]
+    assert statistics.median(cv(slot) for slot in slots if len(slot) >= 50) > 1.25
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_burstgpts_lengths_are_like_zipfs_law(side: int) -> None:
+    """The longer the rarer, from 4 to 4,096 tokens: about by a power of the length, whose exponent is not published."""
+    lengths = Counter(math.floor(math.log(request[side], 4)) for request in asked("burstgpt", hours=24))
+    often = [math.log(lengths[power] / 4**power, 4) for power in range(1, 6)]
+    assert all(after < before for before, after in pairwise(often))
+    assert -1.5 < statistics.linear_regression(range(5), often).slope < -0.75
+
+
+def test_mooncakes_gaps_are_ours() -> None:
+    """Nothing is published of how they vary."""
+    assert cv(asked("mooncake")) == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("most_a_day", [500.0, 20_000.0])
+def test_as_many_functions_are_called_by_timers_as_published(most_a_day: float) -> None:
+    """Huawei, 2025: 42 % by timers alone."""
+    loads = traces.many(3000, 1, most_a_day=most_a_day)
+    first = [[request[0] for request in load.first(3)] for load in loads]
+    timers = sum(after - middle == pytest.approx(middle - before, rel=1e-6) for before, middle, after in first)
+    assert timers / len(loads) == pytest.approx(0.42, abs=0.03)
 
 
 @pytest.mark.parametrize("name", traces.SHAPES)

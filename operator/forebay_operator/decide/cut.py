@@ -26,6 +26,7 @@ from types import MappingProxyType
 from forebay_api.conditions import Reason
 from forebay_api.model import Model, Stage, UnitKind
 from forebay_api.quantities import format_size
+from forebay_operator.decide.links import share
 from forebay_operator.decide.seen import NOTHING, Costs, Link, WorkerSeen
 from forebay_operator.decide.steps import Prediction
 
@@ -77,10 +78,8 @@ def compute_seconds(model: Model, costs: Costs, prompt_tokens: int) -> tuple[flo
 
 def effective_rates(links: Sequence[Link]) -> tuple[float, ...]:
     """Bytes per second of each link while all of them load. A rate of 0 is unknown, and taken for no limit."""
-    sharing = Counter([link.bucket for link in links if link.bucket])
-    return tuple(
-        min(link.rate or inf, link.bucket_rate / sharing[link.bucket] if link.bucket else inf) for link in links
-    )
+    sharing = Counter([link.bucket for link in links])
+    return tuple(share(link, sharing[link.bucket]) for link in links)
 
 
 def predict(

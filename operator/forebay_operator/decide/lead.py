@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import inf
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from forebay_operator.decide.seen import FunctionSeen, HoldingSeen, Snapshot, WorkerSeen
+from forebay_api.model import Model
+from forebay_operator.decide.links import share
+from forebay_operator.decide.seen import NOTHING, FunctionSeen, HoldingSeen, Snapshot, WorkerSeen
 
 
 def leads(seen: Snapshot) -> Mapping[tuple[str, str], float]:
     """Seconds by (backbone, pool), of those that requests ask for: until the worker that could have all of it soonest
     has it. 0 where none could."""
     able = [worker for worker in seen.workers if worker.ready]
-    fastest = sorted(able, key=lambda worker: -_rate(worker))
-    holding: dict[str, list[WorkerSeen]] = {}
-    for worker in able:
-        for backbone in worker.holdings:
-            holding.setdefault(backbone, []).append(worker)
+    sharing = Counter(worker.link.bucket for worker in able if any(map(_loading, worker.holdings.values())))
+    fastest = sorted(able, key=lambda worker: -share(worker.link, sharing[worker.link.bucket] + 1))
     asked = {_key(function) for function in seen.functions if function.demand.waiting + function.demand.in_flight}
     return {
-        (backbone, pool): _soonest(seen, backbone, pool, fastest, holding.get(backbone, []))
+        (backbone, pool): _soonest(seen, backbone, pool, fastest, sharing)
         for backbone, pool in asked
         if backbone in seen.backbones
     }
@@ -33,20 +32,22 @@ def _key(function: FunctionSeen) -> tuple[str, str]:
     return function.backbone, function.function.spec.pool
 
 
-def _soonest(seen: Snapshot, backbone: str, pool: str, fastest: list[WorkerSeen], holding: list[WorkerSeen]) -> float:
+def _soonest(
+    seen: Snapshot, backbone: str, pool: str, fastest: Sequence[WorkerSeen], sharing: Mapping[str, int]
+) -> float:
     fresh = next((worker for worker in fastest if worker.serves(pool) and backbone not in worker.holdings), None)
-    begun = [worker for worker in holding if worker.serves(pool)]
-    times = [_seconds(seen, backbone, worker) for worker in (*begun, *([fresh] if fresh else []))]
+    begun = [worker for worker in seen.holders.get(backbone, ()) if worker.ready and worker.serves(pool)]
+    model = seen.backbones[backbone].model
+    times = [_seconds(model, worker, sharing) for worker in (*begun, *([fresh] if fresh else []))]
     return min((seconds for seconds in times if seconds > 0), default=0.0)
 
 
-def _seconds(seen: Snapshot, backbone: str, worker: WorkerSeen) -> float:
-    """Of what it lacks; 0 where it has all."""
-    resident = worker.holdings.get(backbone, HoldingSeen()).resident
-    units = seen.backbones[backbone].model.units
-    return sum(unit.link_bytes for unit in units if unit.index not in resident) / _rate(worker)
+def _seconds(model: Model, worker: WorkerSeen, sharing: Mapping[str, int]) -> float:
+    """Of what it lacks, beside all that load through its bucket by now; 0 where it has all."""
+    held = worker.holdings.get(model.backbone, NOTHING)
+    lacking = sum(unit.link_bytes for unit in model.units if unit.index not in held.resident)
+    return lacking / share(worker.link, sharing[worker.link.bucket] + (not _loading(held)))
 
 
-def _rate(worker: WorkerSeen) -> float:
-    """Bytes per second. One of 0 is unknown, and taken for no limit."""
-    return min(worker.link.rate or inf, worker.link.bucket_rate)
+def _loading(held: HoldingSeen) -> bool:
+    return not held.resident.issuperset(held.order)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from forebay_operator.decide import routes
+from forebay_operator.decide.links import share
 from forebay_operator.decide.pressure import LOADS, RESIDENCE, Payment, Turn, Turns
 from forebay_operator.decide.seen import BackboneSeen, Snapshot, WorkerSeen
 
@@ -42,9 +43,8 @@ def residence(known: BackboneSeen | None, worker: WorkerSeen) -> float:
 
 
 def load_seconds(known: BackboneSeen, worker: WorkerSeen) -> float:
-    """Of the whole model over the worker's link, alone on it. A rate of 0 is unknown, and taken for no limit."""
-    rate = min(worker.link.rate, worker.link.bucket_rate)
-    return known.model.link_bytes / rate if rate else 0.0
+    """Of the whole model over the worker's link, alone on it."""
+    return known.model.link_bytes / share(worker.link)
 
 
 def _turn(seen: Snapshot, backbone: str, waits: float | None, now: float) -> Turn:
