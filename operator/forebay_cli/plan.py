@@ -19,6 +19,7 @@ from forebay_operator.decide import kv, ledger
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.seen import Costs, HoldingSeen, Link, WorkerSeen
 from forebay_operator.files import FunctionFiles
+from forebay_operator.reports import UNKNOWN_RATE
 
 
 class CannotPlan(Exception):
@@ -209,7 +210,7 @@ def _shown_worker(shown: dict[str, Any]) -> WorkerSeen:
         incarnation=shown["incarnation"],
         ready=shown["state"] == "Ready",
         memory=shown["memoryBytes"],
-        link=Link(shown["linkBytesPerSecond"], shown["bucket"], bucket),
+        link=Link(shown["linkBytesPerSecond"] or UNKNOWN_RATE, shown["bucket"], bucket),
         compute=frozenset(shown["compute"]),
         node=shown["node"],
         pool=shown["pool"],
@@ -222,7 +223,7 @@ def _pairs(shown: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
 
 
 def _workers(count: int, flags: DeviceFlags, memory: int) -> Iterator[WorkerSeen]:
-    rate = parse_rate(flags.link_rate) if flags.link_rate else 0.0
+    rate = parse_rate(flags.link_rate) if flags.link_rate else UNKNOWN_RATE
     bucket = parse_rate(flags.shared_link) if flags.shared_link else float("inf")
     link = Link(rate, "shared" if flags.shared_link else "", bucket)
     for number in range(count):

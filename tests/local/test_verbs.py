@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from forebay_operator.reports import UNKNOWN_RATE
 from forebay_worker.device import Device
 from local.reference import Reference
 from local.system import PATIENCE, function, running, write
 
 PROMPT, TOKENS = "Name a colour.", 8
+Tiny = Callable[[str], Path]
 LINKS = ("--workers", "4", "--link-rate", "50MB/s", "--device", "cpu")
 
 
@@ -36,6 +41,12 @@ def test_plan_says_who_would_load_what_and_when_it_would_answer(tmp_path: Path, 
     assert predicted["servable"] < predicted["firstToken"] + 0.5
     wide = forebay("plan", "-f", str(file), *LINKS, "-o", "wide")
     assert all(stage["worker"] in wide for stage in stages)
+
+
+def test_plan_takes_links_of_no_stated_rate_for_what_the_operator_takes_them_for(tmp_path: Path, tiny: Tiny) -> None:
+    file = write(tmp_path / "functions.yaml", function("tiny", tiny("llama")))
+    (planned,) = json.loads(forebay("plan", "-f", str(file), "--device", "cpu", "-o", "json"))
+    assert planned["predicted"]["servable"] == pytest.approx(planned["totalBytes"] / UNKNOWN_RATE)
 
 
 async def test_invoke_answers_from_zero(tmp_path: Path, smollm2: Path, real: Reference) -> None:
