@@ -24,11 +24,14 @@ MOST = 1.25
 class Footprint:
     """Of one process, in bytes: ``bare`` is its resident set when it was warm and held nothing. Units that are mapped
     from a file are in the resident set, too. KV is left out: a page is taken when a token is first written to it, and
-    these prompts have few."""
+    these prompts have few.
+
+    ``units``: what its link has brought, which is the most that it held at once: it reads no unit twice, and lets none
+    go before it is released. What it reports as resident lags by a unit, and a unit may be a fifth of a model."""
 
     bare: int
     peak: int
-    units: int = 0  # the most that it held at once
+    units: int = 0
 
     @property
     def above(self) -> int:
@@ -42,7 +45,9 @@ class Footprint:
 @contextlib.asynccontextmanager
 async def followed(system: System) -> AsyncIterator[dict[str, Footprint]]:
     """Of every worker by name, kept up until the block ends. They must be warm and hold nothing."""
-    processes = {worker["name"]: psutil.Process(worker["pid"]) for worker in (await system.look())["workers"]}
+    workers = (await system.look())["workers"]
+    processes = {worker["name"]: psutil.Process(worker["pid"]) for worker in workers}
+    begun = {worker["name"]: worker["bytesRead"] for worker in workers}
     found = {name: Footprint(rss, rss) for name, rss in _resident(processes).items()}
 
     async def sample() -> None:
@@ -54,8 +59,7 @@ async def followed(system: System) -> AsyncIterator[dict[str, Footprint]]:
     async def watch() -> None:
         async for seen in view.watch(system.state.operator()):
             for worker in seen["workers"]:
-                held = found[worker["name"]]
-                held.units = max(held.units, worker["residentBytes"])
+                found[worker["name"]].units = worker["bytesRead"] - begun[worker["name"]]
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(sample()), group.create_task(watch())]
