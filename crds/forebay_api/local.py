@@ -21,3 +21,6 @@ LOGS = "logs"
 
 LONGEST_SOCKET_PATH = 107
 """Bytes: what a unix socket's address can hold."""
+
+MOST_WORKERS = 64
+"""That one zygote forks."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from footprint import MOST, Footprint, followed, worst
 from machine import ROOT, at_rest, heading, table
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -41,7 +42,7 @@ class Case:
     predicted: list[tuple[float, float]] = field(default_factory=list)
     stages: list[int] = field(default_factory=list)
     compute: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)  # peak over (bare + units + KV)
+    memory: list[Footprint] = field(default_factory=list)  # of the worker that takes most for its units
 
 
 def cases(rates: list[int]) -> Iterator[Case]:
@@ -65,18 +66,23 @@ async def measure(case: Case, model: Path) -> None:
             await system.ready(case.workers)
             case.ready.append(time.monotonic() - began)
             await at_rest(system, [model], case.workers)
-            case.client.append(await first_token(system))
-            seen = await system.until(
-                lambda seen: (
-                    bool(seen["coldStarts"])
-                    and None not in (seen["coldStarts"][0]["servableAt"], seen["coldStarts"][0]["firstTokenAt"])
-                ),
-                "servable, and a first token",
-            )
-            note(case, seen["coldStarts"][0])
-            await system.until(lambda seen: seen["coldStarts"][0]["consolidatedAt"] is not None, "consolidated")
-            case.compute.append(await first_token(system, prefix="Please. "))
-            case.memory.append(max(map(overhead, (await system.look())["workers"])))
+            async with followed(system) as footprints:
+                await cold_then_warm(case, system)
+            case.memory.append(worst(footprints))
+
+
+async def cold_then_warm(case: Case, system: System) -> None:
+    case.client.append(await first_token(system))
+    seen = await system.until(
+        lambda seen: (
+            bool(seen["coldStarts"])
+            and None not in (seen["coldStarts"][0]["servableAt"], seen["coldStarts"][0]["firstTokenAt"])
+        ),
+        "servable, and a first token",
+    )
+    note(case, seen["coldStarts"][0])
+    await system.until(lambda seen: seen["coldStarts"][0]["consolidatedAt"] is not None, "consolidated")
+    case.compute.append(await first_token(system, prefix="Please. "))
 
 
 def note(case: Case, cold: dict[str, Any]) -> None:
@@ -86,12 +92,6 @@ def note(case: Case, cold: dict[str, Any]) -> None:
     case.first.append(cold["firstTokenAt"] - begun)
     case.predicted.append((cold["predicted"]["servable"], cold["predicted"]["firstToken"]))
     case.stages.append(len(cold["stages"]))
-
-
-def overhead(worker: dict[str, Any]) -> float:
-    """Peak of the process over what it is allowed: bare + units + KV. Nothing held: 1."""
-    allowed = worker["bareBytes"] + worker["residentBytes"] + worker["kvReservedBytes"]
-    return worker["processPeakBytes"] / allowed if worker["residentBytes"] else 1.0
 
 
 async def first_token(system: System, prefix: str = "") -> float:
@@ -114,6 +114,7 @@ def row(case: Case, size: float) -> list[str]:
     load, compute = size / (case.rate * 1e6), median(case.compute)
     links = 1 if case.shared else case.workers
     law = compute + max(0.0, load - compute) / links
+    most = max(case.memory, key=lambda each: each.ratio)
     servable, first = median(case.servable), median(case.first)
     said_servable, said_first = (median(values) for values in zip(*case.predicted, strict=True))
     return [
@@ -127,7 +128,8 @@ def row(case: Case, size: float) -> list[str]:
         f"{median(case.client):.2f}",
         f"{median(case.asked) * 1e3:.0f}",
         f"{median(case.ready):.1f}",
-        f"{max(case.memory):.2f}",
+        f"{most.above / 1e6:.0f} ({most.units / 1e6:.0f})",
+        f"{most.ratio:.2f}",
     ]
 
 
@@ -142,7 +144,8 @@ TITLES = [
     "seen by client s",
     "request ▸ first byte ms",
     "up ▸ workers ready s",
-    "peak memory ÷ allowed",
+    "peak MB above bare (units)",
+    f"÷ units (at most {MOST})",
 ]
 
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import peak
 from machine import ROOT, heading, table
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -88,6 +89,31 @@ async def serving(model: Path, workers: int, more: tuple[str, ...], stages: int)
             yield system
 
 
+TITLES = ["batch", "at most", "transformers", "one worker", "÷ transformers", "four stages", "÷ one worker"]
+
+
+def report(model: Path, most: peak.Peak, one: Rates, four: Rates, plain: Rates, repeat: int) -> None:
+    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    rows = [
+        [
+            str(batch),
+            f"{most.tokens(batch, size):.1f}",
+            f"{plain.median(batch):.1f}",
+            f"{one.median(batch):.1f}",
+            f"{one.median(batch) / plain.median(batch):.2f}",
+            f"{four.median(batch):.1f}",
+            f"{four.median(batch) / one.median(batch):.2f}",
+        ]
+        for batch in BATCHES
+    ]
+    print(heading(f"Serving SmolLM2-135M-Instruct, fp32, {TOKENS} tokens an answer: tokens/s, median of {repeat}"))
+    print(table(TITLES, rows))
+    print(
+        f"\nat most: a step reads {size / 1e6:.0f} MB of weights, once for its whole batch, and computes with all of "
+        f"them for every token. Measured here: {most.bytes_read / 1e9:.1f} GB/s, {most.operations / 1e9:.0f} GFLOP/s."
+    )
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="times each case is measured, interleaved (default 3)")
@@ -95,6 +121,7 @@ async def main() -> None:
     model = real_smollm2()
     reference = Reference(model)
     theirs(reference, 1)
+    most = peak.measure()
     one, four, plain = Rates("one worker"), Rates("four stages"), Rates("transformers")
     async with (
         serving(model, 1, (), 1) as single,
@@ -105,26 +132,7 @@ async def main() -> None:
                 one.seen[batch].append(await ours(single, batch))
                 plain.seen[batch].append(theirs(reference, batch))
                 four.seen[batch].append(await ours(staged, batch))
-    rows = [
-        [
-            str(batch),
-            f"{plain.median(batch):.1f}",
-            f"{one.median(batch):.1f}",
-            f"{one.median(batch) / plain.median(batch):.2f}",
-            f"{four.median(batch):.1f}",
-            f"{four.median(batch) / one.median(batch):.2f}",
-        ]
-        for batch in BATCHES
-    ]
-    print(
-        heading(f"Serving SmolLM2-135M-Instruct, fp32, {TOKENS} tokens an answer: tokens/s, median of {given.repeat}")
-    )
-    print(table(["batch", "transformers", "one worker", "÷ transformers", "four stages", "÷ one worker"], rows))
-    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    print(
-        f"\nfloor at batch 1: every token reads {size / 1e6:.0f} MB of weights; "
-        f"at 20 GB/s of memory {20e9 / size:.0f} tokens/s"
-    )
+    report(model, most, one, four, plain, given.repeat)
 
 
 if __name__ == "__main__":

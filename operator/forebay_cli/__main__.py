@@ -27,10 +27,10 @@ from forebay_cli.options import (
     SharedLink,
     StateFolder,
     Workers,
-    at_least_one,
     device_flags,
     err,
     fail,
+    number_of_workers,
     out,
     warn,
 )
@@ -83,7 +83,7 @@ def up(
 
     try:
         asyncio.run(run_up(config, announce, warn))
-    except (CannotStart, CannotListen, GatewayCannotStart) as error:
+    except (CannotStart, CannotListen, GatewayCannotStart, ToolFailed) as error:
         raise fail(error) from error
 
 
@@ -127,7 +127,8 @@ def gateway(
 @app.command()
 def worker(
     count: Annotated[
-        int, typer.Option(help="How many workers, one device each.", callback=at_least_one, envvar="FOREBAY_COUNT")
+        int,
+        typer.Option(help="How many workers, one device each.", callback=number_of_workers, envvar="FOREBAY_COUNT"),
     ] = 1,
     operator: Annotated[
         str | None,

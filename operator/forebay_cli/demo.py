@@ -10,14 +10,17 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from forebay_cli import coldstart, view
 from forebay_cli.answer import Answer, show
 from forebay_cli.invoke import InvokeFailed
-from forebay_cli.state import State
+from forebay_cli.state import NothingRuns, State
+from forebay_cli.view import OperatorAway
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
@@ -46,34 +49,38 @@ async def make_model(folder: Path) -> None:
     if (folder / MODEL / "config.json").exists():
         return
     out.print(f"▸ making the model once: SmolLM2-135M-Instruct as fp32 safetensors in {folder / MODEL}")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "forebay_worker", "model", "smollm2", str(folder / MODEL)
-    )
-    if await process.wait():
-        raise DemoFailed("the model could not be made; the lines above say why")
+    async with child("forebay_worker", "model", "smollm2", str(folder / MODEL)) as process:
+        if await process.wait():
+            raise DemoFailed("the model could not be made; the lines above say why")
 
 
-async def start(state: State, port: int, models: Path) -> asyncio.subprocess.Process:
-    """`forebay up`, as a user would start it; returns once it answers. Raises DemoFailed."""
+@contextlib.asynccontextmanager
+async def child(module: str, *words: str, **options: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """``python -m module`` with these words; after the block it has ended."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *words, **options)
+    try:
+        yield process
+    finally:
+        await stop(process)
+
+
+@contextlib.asynccontextmanager
+async def started(state: State, port: int, models: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`forebay up`, as a user would start it, once it answers; after the block it is stopped. Raises DemoFailed."""
     words = ["up", "-f", str(EXAMPLE), "--workers", str(WORKERS), "--device", "cpu", "--link-rate", LINK_RATE]
     words += ["--port", str(port), "--state", str(state.folder)]
     out.print(f"▸ forebay {' '.join(words)}", highlight=False, soft_wrap=True)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "forebay_cli", *words),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "FOREBAY_MODELS": str(models), "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-    except TimeoutError:
-        line = b""
-    if not line:
-        await stop(process)
-        raise DemoFailed("`forebay up` did not start; the line above says why")
-    out.print(f"  {line.decode().strip()}", highlight=False)
-    return process
+    environ = {**os.environ, "FOREBAY_MODELS": str(models), "PYTHONUNBUFFERED": "1"}
+    async with child("forebay_cli", *words, stdout=asyncio.subprocess.PIPE, env=environ) as process:
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        except TimeoutError:
+            line = b""
+        if not line:
+            raise DemoFailed("`forebay up` did not start; the line above says why")
+        out.print(f"  {line.decode().strip()}", highlight=False)
+        yield process
 
 
 async def workers_ready(state: State) -> None:
@@ -163,28 +170,39 @@ async def demo() -> None:
     await make_model(models)
     with tempfile.TemporaryDirectory(prefix="forebay-demo-") as folder:
         state = State(Path(folder))
-        process = await start(state, free_port(), models)
-        try:
+        async with started(state, free_port(), models):
             await workers_ready(state)
             await ask(state)
-        finally:
-            await stop(process)
-    out.print("▸ stopped; nothing is left running")
 
 
 async def stay(port: int) -> None:
     models = models_folder()
     await make_model(models)
     state = State.find(None)
-    process = await start(state, port, models)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)  # the child has it too, and drains
-    try:
+    async with started(state, port, models) as process:
         await workers_ready(state)
         out.print(f"▸ the page: {state.gateway()}/ui")
         out.print('▸ ask it: .venv/bin/forebay invoke smollm2 "Hello"    stop it: Ctrl-C')
-        await process.wait()
-    finally:
-        await stop(process)
+        if await process.wait():
+            raise DemoFailed(f"`forebay up` ended with status {process.returncode}")
+
+
+async def until_signalled(work: Coroutine[None, None, None]) -> int:
+    """Do the work, or end it in good order at SIGINT or SIGTERM; the number of the signal, or 0. A second one changes
+    nothing here: `forebay up` has Ctrl-C, too, and then waits for nobody's answer."""
+    task = asyncio.create_task(work)
+    signals: list[int] = []
+
+    def end(number: int) -> None:
+        if not signals:
+            task.cancel()
+        signals.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return signals[0] if signals else 0
 
 
 def main() -> None:
@@ -195,10 +213,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080, help="port of the gateway with --stay (default 8080)")
     given = parser.parse_args()
     try:
-        asyncio.run(stay(given.port) if given.stay else demo())
-    except (DemoFailed, InvokeFailed) as error:
+        number = asyncio.run(until_signalled(stay(given.port) if given.stay else demo()))
+    except (DemoFailed, InvokeFailed, OperatorAway, NothingRuns, coldstart.NoColdStart) as error:
         out.print(f"demo: {error}", style="red", markup=False)
         sys.exit(1)
+    out.print("▸ stopped; nothing is left running")
+    if number and not given.stay:  # which is ended by one
+        sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from forebay_api import local
 from forebay_api.quantities import parse_rate, parse_size
 from forebay_cli.workers import DeviceFlags
 
@@ -34,9 +35,9 @@ def _checked(parse: Callable[[str], object]) -> Callable[[str | None], str | Non
     return check
 
 
-def at_least_one(given: int) -> int:
-    if given < 1:
-        raise typer.BadParameter(f"{given} is too few: at least 1 is needed")
+def number_of_workers(given: int) -> int:
+    if not 1 <= given <= local.MOST_WORKERS:
+        raise typer.BadParameter(f"{given} is not a number of workers: between 1 and {local.MOST_WORKERS}")
     return given
 
 
@@ -50,7 +51,7 @@ StateFolder = Annotated[
 Workers = Annotated[
     int,
     typer.Option(
-        "--workers", help="How many workers, one device each.", callback=at_least_one, envvar="FOREBAY_WORKERS"
+        "--workers", help="How many workers, one device each.", callback=number_of_workers, envvar="FOREBAY_WORKERS"
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", envvar="FOREBAY_DEVICE")]

@@ -16,10 +16,11 @@ from forebay_api.quantities import format_size, parse_rate, parse_size
 from forebay_cli.tables import aligned
 from forebay_cli.view import View
 from forebay_cli.workers import DeviceFlags, run_tool
-from forebay_operator.decide import kv, ledger
+from forebay_operator.decide import kv, ledger, links
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.seen import Costs, HoldingSeen, Link, WorkerSeen
 from forebay_operator.files import FunctionFiles
+from forebay_operator.reports import UNKNOWN_RATE
 
 
 class CannotPlan(Exception):
@@ -139,7 +140,8 @@ def _placed(function: Function, view: View, prompt_tokens: int) -> Plan:
         )
     model = shown_model(found)
     costs = Costs(layer=_pairs(found["layerSeconds"]), head=_pairs(found["headSeconds"]))
-    seen = [worker for worker in map(_shown_worker, view["workers"]) if worker.ready]
+    rated = links.known(map(_shown_worker, view["workers"]), UNKNOWN_RATE)
+    seen = [worker for worker in rated if worker.ready]
     able = [worker for worker in seen if worker.serves(function.spec.pool)]
     if not able:
         raise CannotPlan(f"{function.key}: no ready worker of pool {function.spec.pool} is attached")
@@ -224,7 +226,7 @@ def _pairs(shown: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
 
 
 def _workers(count: int, flags: DeviceFlags, memory: int) -> Iterator[WorkerSeen]:
-    rate = parse_rate(flags.link_rate) if flags.link_rate else 0.0
+    rate = parse_rate(flags.link_rate) if flags.link_rate else UNKNOWN_RATE
     bucket = parse_rate(flags.shared_link) if flags.shared_link else float("inf")
     link = Link(rate, "shared" if flags.shared_link else "", bucket)
     for number in range(count):

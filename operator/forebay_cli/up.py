@@ -62,7 +62,8 @@ async def up(config: UpConfig, announce: Callable[[str], None], warn: Callable[[
     """Run until SIGINT or SIGTERM, then drain and leave nothing; a second one ends open streams. Calls ``announce``
     with the URL once it answers, and ``warn`` with each problem of a file that was changed.
 
-    Raises CannotStart, and what operator or gateway raise when they cannot start (a port that is taken).
+    Raises CannotStart, and what a part raises that cannot start: operator or gateway (a port that is taken), or the
+    workers (ToolFailed: a device that is not there).
     """
     files = check(config)
     folder = config.state.folder

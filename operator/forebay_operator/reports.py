@@ -11,7 +11,8 @@ from forebay_operator.decide.seen import HoldingSeen, Link, PipelinePhase, Pipel
 from forebay_wire.v1 import fleet_pb2
 
 UNKNOWN_RATE = 1e9
-"""Bytes per second of a link where nobody has emulated or measured any like it yet: about one NVMe disk."""
+"""Bytes per second of a link where nobody has emulated or measured any like it yet: about one NVMe disk. `forebay plan`
+takes it, too."""
 
 PHASES: Mapping[int, PipelinePhase] = {
     fleet_pb2.PipelineState.FORMED: PipelinePhase.FORMED,

@@ -12,6 +12,7 @@ from control.actors import until
 from control.conftest import System
 from control.operators import function
 from forebay_cli import plan
+from forebay_operator.reports import UNKNOWN_RATE
 
 BODY = """
 apiVersion: forebay.dev/v1alpha1
@@ -60,6 +61,20 @@ async def test_what_a_worker_holds_costs_nothing(system: System, tmp_path: Path)
     (made,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
     assert [stage.worker for stage in made.cut.stages] == ["w0"]
     assert made.cut.prediction.servable == 0
+
+
+async def test_a_link_that_nobody_measured_yet_is_as_fast_as_the_operator_takes_it_for(
+    system: System, tmp_path: Path
+) -> None:
+    view = await viewed(system, 1)
+    (worker,) = view["workers"]
+    made = []
+    for rate in (0.0, UNKNOWN_RATE, 2 * UNKNOWN_RATE):
+        worker["linkBytesPerSecond"] = rate
+        made += plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default")
+    unknown, same, faster = (each.cut.prediction for each in made)
+    assert unknown == same
+    assert unknown.servable > faster.servable > 0
 
 
 async def test_what_cannot_be_planned_is_said(system: System, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import openai
 import psutil
 import pytest
 
+from forebay_worker import nvml
 from local.system import System, free_port, function, running, write
 
 Tiny = Callable[[str], Path]
@@ -36,11 +37,24 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_no_workers(tmp_path: Path) -> None:
-    done = forebay("up", "-f", str(tmp_path), "--workers", "0")
+@pytest.mark.parametrize("count", ["0", "65"])
+def test_no_such_number_of_workers(tmp_path: Path, count: str) -> None:
+    done = forebay("up", "-f", str(tmp_path), "--workers", count)
     assert done.returncode == 2
-    assert "--workers" in said(done)
-    assert "0" in said(done)
+    assert f"'--workers': {count} is not a number of workers: between 1 and 64" in said(done)
+
+
+@pytest.mark.skipif(bool(nvml.inventory()), reason="there is a GPU")
+def test_workers_that_can_never_start(tmp_path: Path) -> None:
+    """Their one line ends `up`, and nothing is left."""
+    write(tmp_path / "f.yaml", function("f", tmp_path))
+    state = tmp_path / "state"
+    words = ("--device", "cuda", "--state", str(state), "--port", str(free_port()))
+    done = forebay("up", "-f", str(tmp_path / "f.yaml"), *words)
+    assert done.returncode == 2
+    assert done.stderr == f"forebay: {nvml.NO_GPU}\n"
+    assert not list(state.rglob("*.sock"))
+    assert not [each for each in psutil.process_iter(["cmdline"]) if str(state) in (each.info["cmdline"] or ())]
 
 
 @pytest.mark.parametrize(

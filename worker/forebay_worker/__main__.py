@@ -170,6 +170,8 @@ def _probe(uri: str, dtype: str, access: Access, device: DeviceKind, count: int)
 def _model(given: argparse.Namespace) -> int:
     from forebay_worker.model.make import MakeError, write_random, write_smollm2
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # what is half made is removed on the way out
     try:
         if given.kind == "smollm2":
             write_smollm2(given.folder, _Bar(sys.stderr).show)

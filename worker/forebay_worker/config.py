@@ -168,8 +168,8 @@ def _reader(read: Callable[[str], object]) -> Callable[[str], object]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 64:
-        raise ValueError(f"{text!r} is not a number of workers: between 1 and 64")
+    if not text.isdecimal() or not 1 <= int(text) <= local.MOST_WORKERS:
+        raise ValueError(f"{text!r} is not a number of workers: between 1 and {local.MOST_WORKERS}")
     return int(text)
 
 
