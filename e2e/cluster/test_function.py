@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import openai
 import pytest
 from cluster.installed import Installed, answered
+from cluster.kube import PATIENCE
 from cluster.watching import states
+from testbed import release
+from testbed.cluster import Cluster
 
+from checkpoints import real_smollm2
 from cluster import kube
 from local.system import chat, pieces
 
@@ -100,39 +106,54 @@ async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, r
         real.check(await chat(client, "mistaken", OTHER, max_tokens=FEW), OTHER, FEW, chat=True)
 
 
-async def test_a_changed_uri_is_served_without_a_gap(forebay: Installed, real: Reference) -> None:
-    """From 32-bit to 16-bit numbers and back: other holdings of the same model. Every call on the way is answered."""
-    forebay.apply("moving", model={"dtype": "float32"})
+@pytest.fixture
+def elsewhere(bed: Cluster, tmp_path: Path) -> str:
+    """Uri of the same weights in another folder of the nodes' caches. Their files are of another time: those of one
+    time are the same model wherever they lie, and nothing would be loaded."""
+    moved = shutil.copytree(real_smollm2(), tmp_path / "moved", copy_function=shutil.copyfile)
+    uri = release.put_model(bed, moved)
+    shutil.rmtree(moved)
+    return uri
+
+
+async def test_a_changed_uri_is_served_without_a_gap(forebay: Installed, real: Reference, elsewhere: str) -> None:
+    """To another folder with the same weights: other holdings of the same tokens. Every call on the way is answered."""
+    real.answer(OTHER, FEW, chat=True)
+    forebay.apply("moving")
     forebay.ready("moving")
-    answers, stop = 0, asyncio.Event()
+    stop, answers = asyncio.Event(), list[str]()
 
     async def keep_asking() -> None:
-        nonlocal answers
         async with forebay.client("moving") as client:
             while not stop.is_set():
-                assert await chat(client, "moving", OTHER, max_tokens=FEW)
-                answers += 1
+                answers.append(await chat(client, "moving", OTHER, max_tokens=FEW))
 
     asking = asyncio.create_task(keep_asking())
     try:
         await asyncio.to_thread(forebay.state, "moving", "Serving")
-        before = forebay.look("moving")["metadata"]["generation"]
-        forebay.apply("moving", model={"dtype": "bfloat16"})
+        before = forebay.look("moving")
+        forebay.apply("moving", model={"uri": elsewhere})
         await asyncio.to_thread(
             kube.until,
             lambda: forebay.look("moving"),
             lambda body: (
-                body["status"]["observedGeneration"] > before
+                body["status"]["observedGeneration"] > before["metadata"]["generation"]
                 and kube.condition(body, "Ready") == "True"
                 and kube.condition(body, "Reconciling") == "False"
                 and body["status"]["state"] == "Serving"
+                and body["status"]["model"]["backbone"] != before["status"]["model"]["backbone"]
             ),
-            "it serves the new numbers",
+            "it is served from the other folder",
         )
+        served = len(answers)
+        async with asyncio.timeout(PATIENCE):
+            while len(answers) < served + 2 and not asking.done():  # the first may have begun before
+                await asyncio.sleep(0.1)
     finally:
         stop.set()
         await asking
-    assert answers > 0
+    for answer in answers:
+        real.check(answer, OTHER, FEW, chat=True)
 
 
 async def test_a_stream_comes_in_pieces(forebay: Installed, real: Reference) -> None:
