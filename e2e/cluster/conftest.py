@@ -14,7 +14,7 @@ from testbed.cluster import LOGS, Cluster
 
 import tosses
 from checkpoints import real_smollm2
-from cluster import kube
+from cluster import kube, left_over
 
 if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
     from local.reference import Reference
@@ -23,6 +23,10 @@ LINK = "200MB/s"
 """Of each worker, emulated: the real model takes 2.7 s over one and is seen loading over two."""
 WORKERS_UP = 240.0
 """Workers import torch on cores that they share."""
+USUAL = release.Settings(env={"FOREBAY_LINK_RATE": LINK})
+"""Two operators, two gateways, and one worker on each node."""
+NOTHING_LEFT = 180.0
+"""A gateway that ends says so for a while before it stops."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,7 +71,7 @@ def real() -> Reference:
 
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installed]:
-    """Forebay with two operators, two gateways and one worker on each node."""
+    """Forebay as `USUAL`."""
     state = os.environ.get("FOREBAY_TESTBED")
     if not state:
         with given() as forebay:
@@ -75,12 +79,24 @@ def installation() -> Iterator[Installed]:
         return
     cluster = Cluster.at(Path(state))
     uri = release.prepare(cluster, real_smollm2())
-    release.install(cluster, release.Settings(env={"FOREBAY_LINK_RATE": LINK}))
+    release.install(cluster, USUAL)
     forebay = Installed(uri)
     forebay.settled("worker", 2, WORKERS_UP)
     yield forebay
     release.uninstall(cluster)
     kube.until(left, lambda found: not found, "nothing is left of the release but its kinds")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a fault, once the test's functions are gone: nothing is held, for anyone, anywhere."""
+    if request.node.get_closest_marker("fault") is None or not os.environ.get("FOREBAY_TESTBED"):
+        yield
+        return
+    installation: Installed = request.getfixturevalue("installation")
+    yield
+    what = "nothing is left over"
+    kube.until(lambda: left_over.found(installation), lambda found: not found, what, NOTHING_LEFT)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster.asking import answering
-from cluster.conftest import LINK
+from cluster.conftest import LINK, USUAL
 from cluster.installed import Installed
 from cluster.killing import processes, starve
 from cluster.kube import Body
@@ -32,7 +32,6 @@ ROLLED = 300.0
 """Seconds until two workers have been replaced, one after the other."""
 PROMPT, TOKENS = "Name a colour.", 8
 LIMIT = "3Gi"
-USUAL = release.Settings(env={"FOREBAY_LINK_RATE": LINK})
 CHANGED = release.Settings(
     gateways=3,
     env={"FOREBAY_LINK_RATE": LINK},
