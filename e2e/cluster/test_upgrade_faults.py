@@ -36,6 +36,7 @@ CHANGED = release.Settings(
     gateways=3,
     env={"FOREBAY_LINK_RATE": LINK},
     values={
+        **USUAL.values,
         "operator": {"podAnnotations": {"example.com/release": "second"}},
         "gateway": {"podAnnotations": {"example.com/release": "second"}},
         "workerPool": {"spec": {"resources": {"limits": {"memory": LIMIT}}}},

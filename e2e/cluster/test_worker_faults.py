@@ -83,7 +83,7 @@ async def test_a_cable_is_pulled_and_put_back(
     """Callers of the other node's gateway see a pause, if anything. The pods of the lost node are adopted later."""
     await serving(forebay, "alive")
     before = forebay.identities("worker")
-    urls = gateways(forebay, "alive", without=victim)
+    urls = forebay.gateways("alive", without=victim)
     async with answering(forebay, "alive", real, count=2, urls=urls) as answers:
         await answers[0].reaches(10)
         plugged.node(victim).plug(connected=False)
@@ -101,7 +101,7 @@ async def test_a_cable_is_pulled_and_put_back(
 async def test_a_gateway_is_killed(bed: Cluster, forebay: Installed, real: Reference) -> None:
     await serving(forebay, "alive")
     killed, kept = forebay.settled("gateway", 2)
-    (url,) = gateways(forebay, "alive", without=killed["spec"]["nodeName"])
+    (url,) = forebay.gateways("alive", without=killed["spec"]["nodeName"])
     async with answering(forebay, "alive", real, count=2, urls=(url,)) as answers:
         await answers[0].reaches(10)
         name = killed["metadata"]["name"]
@@ -185,10 +185,3 @@ async def test_a_node_is_drained_under_load(bed: Cluster, forebay: Installed, re
     finally:
         for node in ("node1", "node2"):
             kube.kubectl("uncordon", node)
-
-
-def gateways(forebay: Installed, name: str, *, without: str) -> tuple[str, ...]:
-    """Addresses of ``name`` at the gateways that are not on a node."""
-    pods = [pod for pod in forebay.pods("gateway") if pod["spec"]["nodeName"] != without]
-    assert pods, f"all gateways are on {without}"
-    return tuple(f"http://{pod['status']['podIP']}:8080/{forebay.home}/{name}" for pod in pods)
