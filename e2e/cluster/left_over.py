@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import urllib.request
-
 from cluster.installed import Installed
-from testbed.shell import Failed
 
-from cluster import companion, kube
+from cluster import companion, kube, metrics
 
 COUNTED = ("forebay_inflight", "forebay_queue_depth")
 """A gateway's gauges of requests at heads and of held ones, by function."""
@@ -39,14 +36,8 @@ def _at_gateways(forebay: Installed) -> list[str]:
 
 def _counted(gateway: kube.Body) -> list[str]:
     """Its series of `COUNTED` that are not 0."""
-    url = f"http://{gateway['status']['podIP']}:8080/metrics"
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-    except OSError as error:
-        raise Failed(f"{_name(gateway)}: {url}: {error}") from error
-    series = [line for line in lines if line.partition("{")[0].partition(" ")[0] in COUNTED]
-    return [line for line in series if float(line.rpartition(" ")[2])]
+    told = [metrics.of(gateway, metrics.GATEWAY, name).items() for name in COUNTED]
+    return [f"{series} is {value:g}" for found in told for series, value in found if value]
 
 
 def _name(pod: kube.Body) -> str:

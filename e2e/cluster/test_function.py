@@ -11,12 +11,12 @@ import openai
 import pytest
 from cluster.installed import Installed, answered
 from cluster.kube import PATIENCE
-from cluster.watching import states
+from cluster.watching import placements, states
 from testbed import release
 from testbed.cluster import Cluster
 
 from checkpoints import real_smollm2
-from cluster import kube
+from cluster import kube, metrics
 from local.system import chat, pieces
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def test_from_zero_and_back(forebay: Installed, real: Reference) -> None:
     assert (kube.condition(body, "Active"), kube.reason(body, "Active")) == ("False", "NoTraffic")
     if not forebay.base:
         assert body["status"]["url"] == f"http://forebay-gateway.{forebay.namespace}.svc.cluster.local/default/smollm2"
-    with states("smollm2", forebay.home) as watched:
+    with states("smollm2", forebay.home) as watched, placements("smollm2", forebay.home) as placed:
         watched.until("Idle")
         async with forebay.client("smollm2") as client:
             answers = await asyncio.gather(*(chat(client, "smollm2", PROMPT, max_tokens=TOKENS) for _ in range(3)))
@@ -52,10 +52,21 @@ async def test_from_zero_and_back(forebay: Installed, real: Reference) -> None:
         watched.until("Serving")
         watched.until("Idle")
     assert set(watched.lines) & {"Loading", "Pipelined"}, f"it was never seen loading: {watched.lines}"
+    if not forebay.base:  # a worker on each of two nodes
+        assert any(spans(line, {"node1", "node2"}) for line in placed.seen()), (
+            f"no pipeline was on both: {placed.lines}"
+        )
     body = forebay.look("smollm2")
     assert (body["status"]["readyReplicas"], body["status"]["desiredReplicas"]) == (0, 0)
     async with forebay.client("smollm2") as client:  # and once more
         real.check(await chat(client, "smollm2", OTHER, max_tokens=FEW), OTHER, FEW, chat=True)
+
+
+def spans(line: str, nodes: set[str]) -> bool:
+    """Whether a pipeline of a line of `placements` lies on all of these nodes."""
+    epochs, places = (words.split(",") for words in line.split())
+    stages = list(zip(epochs, places, strict=True))
+    return any({node for epoch, node in stages if epoch == one} >= nodes for one in epochs)
 
 
 async def test_two_functions_share_the_pool(forebay: Installed, real: Reference) -> None:
@@ -91,6 +102,7 @@ async def test_scale_pins_and_delete_frees(forebay: Installed, real: Reference) 
 
 
 async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, real: Reference) -> None:
+    before = inspections(forebay)
     forebay.apply("mistaken", model={"uri": "file:///cache/models/nowhere"})
     body = kube.until(
         lambda: forebay.look("mistaken"),
@@ -98,12 +110,20 @@ async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, r
         "it says what is wrong",
     )
     assert kube.reason(body, "Stalled") == "ArtifactNotFound"
+    assert forebay.base or inspections(forebay) == before + 1, "one look at it is enough"
     assert kube.condition(body, "Ready") == "False"
     forebay.apply("mistaken")
     body = forebay.ready("mistaken")
     assert kube.condition(body, "Stalled") == "False"
     async with forebay.client("mistaken") as client:
         real.check(await chat(client, "mistaken", OTHER, max_tokens=FEW), OTHER, FEW, chat=True)
+
+
+def inspections(forebay: Installed) -> float:
+    """Those that found no artifact; 0 where pods cannot be asked."""
+    pods = () if forebay.base else forebay.pods("operator")
+    found = [metrics.of(pod, metrics.OPERATOR, "forebay_inspections_total", reason="ArtifactNotFound") for pod in pods]
+    return sum(sum(series.values()) for series in found)
 
 
 @pytest.fixture
