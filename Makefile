@@ -62,11 +62,18 @@ testbed: setup ## get and build what a cluster on this machine needs (root, Debi
 cluster: testbed ## a Kubernetes of two nodes with Forebay installed, staying until Ctrl-C
 	$(TESTBED) run -- $(CURDIR)/$(BIN)/python -m testbed.play
 
-e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, or in that of FOREBAY_E2E_KUBECONFIG; it is stopped whatever happens
+IN_CLUSTER := $(TESTBED) run -- $(PYTEST) -q --durations=10 -m "not fault" e2e/cluster
+
+ifdef FOREBAY_E2E_KUBECONFIG
+e2e: setup
+	$(IN_CLUSTER)
+else
+e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
 	$(PYTEST) -q --durations=5 -m "not fault" e2e/apiserver
 	$(PYTEST) -q --durations=5 $(ASKING)
 	$(PYTEST) -q --durations=5 e2e/prometheus
-	$(TESTBED) run -- $(PYTEST) -q --durations=10 -m "not fault" e2e/cluster
+	$(IN_CLUSTER)
+endif
 
 e2e-faults: testbed ## the same while nodes, pods and the control plane break (long)
 	$(PYTEST) -q --durations=5 -m fault e2e/apiserver

@@ -14,15 +14,21 @@ from testbed.cluster import LOGS, Cluster
 
 import tosses
 from checkpoints import real_smollm2
-from cluster import kube
+from cluster import kube, left_over
 
 if TYPE_CHECKING:  # it imports torch, which tests of the bed do without
     from local.reference import Reference
 
+MODEL = "FOREBAY_E2E_MODEL"
 LINK = "200MB/s"
 """Of each worker, emulated: the real model takes 2.7 s over one and is seen loading over two."""
 WORKERS_UP = 240.0
 """Workers import torch on cores that they share."""
+CREDENTIAL = {"namespace": "default", "name": "model-token"}
+USUAL = release.Settings(env={"FOREBAY_LINK_RATE": LINK}, values={"credentials": {"secrets": [CREDENTIAL]}})
+"""Two operators, which may read one secret of a function, two gateways, and one worker on each node."""
+NOTHING_LEFT = 180.0
+"""A gateway that ends says so for a while before it stops."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,22 +71,46 @@ def real() -> Reference:
     return Reference(real_smollm2())
 
 
+def asked_for() -> str:
+    """The uri that `MODEL` says the real model has in a given cluster; without one no test can be right."""
+    if uri := os.environ.get(MODEL):
+        return uri
+    pytest.exit(
+        f"{MODEL} must say where the workers of the given cluster find the model that answers are compared with. It is "
+        f"{real_smollm2()}, made of a quantised file: no published checkpoint has these weights. Copy the folder to "
+        "where they can read it, say a mounted volume (file:///...) or a bucket (s3://...), and name that",
+        returncode=2,
+    )
+
+
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installed]:
-    """Forebay with two operators, two gateways and one worker on each node."""
+    """Forebay as `USUAL`."""
     state = os.environ.get("FOREBAY_TESTBED")
     if not state:
-        with given() as forebay:
+        with given(asked_for()) as forebay:
             yield forebay
         return
     cluster = Cluster.at(Path(state))
     uri = release.prepare(cluster, real_smollm2())
-    release.install(cluster, release.Settings(env={"FOREBAY_LINK_RATE": LINK}))
+    release.install(cluster, USUAL)
     forebay = Installed(uri)
     forebay.settled("worker", 2, WORKERS_UP)
     yield forebay
     release.uninstall(cluster)
     kube.until(left, lambda found: not found, "nothing is left of the release but its kinds")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a fault, once the test's functions are gone: nothing is held, for anyone, anywhere."""
+    if request.node.get_closest_marker("fault") is None or not os.environ.get("FOREBAY_TESTBED"):
+        yield
+        return
+    installation: Installed = request.getfixturevalue("installation")
+    yield
+    what = "nothing is left over"
+    kube.until(lambda: left_over.found(installation), lambda found: not found, what, NOTHING_LEFT)
 
 
 @pytest.fixture

@@ -66,6 +66,12 @@ class Installed:
         """Where a function is called."""
         return f"{self.base}/{self.home}/{name}" if self.base else str(self.look(name)["status"]["url"])
 
+    def gateways(self, name: str, *, without: str = "") -> tuple[str, ...]:
+        """Where a function is called at each gateway by its pod's own address, but for those on node ``without``."""
+        pods = [pod for pod in self.pods("gateway") if pod["spec"]["nodeName"] != without]
+        assert pods, f"all gateways are on {without}"
+        return tuple(f"http://{pod['status']['podIP']}:8080/{self.home}/{name}" for pod in pods)
+
     def client(self, name: str, **options: Any) -> openai.AsyncOpenAI:
         """A client of one function."""
         options.setdefault("max_retries", 0)
@@ -121,11 +127,11 @@ def answered(url: str) -> int:
 
 
 @contextlib.contextmanager
-def given() -> Iterator[Installed]:
-    """In a cluster that somebody else runs: Forebay is there already, its model and names come by variables, and its
-    gateway through a forwarded port."""
+def given(uri: str) -> Iterator[Installed]:
+    """In a cluster that somebody else runs, with the real model at ``uri``: Forebay is there already, its names come by
+    variables, and its gateway through a forwarded port."""
     found = Installed(
-        uri=os.environ.get("FOREBAY_E2E_MODEL", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"),
+        uri=uri,
         namespace=os.environ.get("FOREBAY_E2E_NAMESPACE", NAMESPACE),
         home=os.environ.get("FOREBAY_E2E_HOME", "default"),
         name=os.environ.get("FOREBAY_E2E_RELEASE", NAME),

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cluster.companion import says, workers
 from cluster.installed import Installed
 from testbed.cluster import Cluster
-from testbed.shell import run
 
 from cluster import kube
 
-FOREBAY = Path(sys.prefix) / "bin" / "forebay"
-CONTEXT = "--kube-context=testbed"
 PROMPT, TOKENS = "Name a colour.", 8
-
-
-def forebay_says(*words: object) -> str:
-    return run(FOREBAY, *words, CONTEXT, limit=120)
 
 
 @pytest.mark.timeout(300)
@@ -29,15 +21,15 @@ def test_plan_get_invoke_timeline(bed: Cluster, forebay: Installed, tmp_path: Pa
     forebay.ready("spoken")
     file = tmp_path / "spoken.yaml"
     file.write_text(json.dumps(forebay.function("spoken")))
-    (planned,) = json.loads(forebay_says("plan", "-f", file, "-o", "json"))
+    (planned,) = json.loads(says("plan", "-f", file, "-o", "json"))
     assert planned["predicted"]["firstToken"] > 0
-    assert forebay_says("invoke", "spoken", PROMPT, "--max-tokens", TOKENS).strip()
-    functions = json.loads(forebay_says("get", "functions", "-o", "json"))
+    assert says("invoke", "spoken", PROMPT, "--max-tokens", TOKENS).strip()
+    functions = json.loads(says("get", "functions", "-o", "json"))
     assert "spoken" in json.dumps(functions)
-    workers = forebay_says("get", "workers")
-    assert all(pod["metadata"]["name"] in workers for pod in forebay.pods("worker"))
+    named = says("get", "workers")
+    assert all(pod["metadata"]["name"] in named for pod in forebay.pods("worker"))
     trace = tmp_path / "trace.json"
-    forebay_says("timeline", "spoken", "-o", trace)
+    says("timeline", "spoken", "-o", trace)
     assert json.loads(trace.read_text())
 
 
@@ -45,7 +37,7 @@ def test_plan_get_invoke_timeline(bed: Cluster, forebay: Installed, tmp_path: Pa
 def test_a_function_that_is_deleted_frees_the_devices(bed: Cluster, forebay: Installed) -> None:
     forebay.apply("freed")
     forebay.ready("freed")
-    assert forebay_says("invoke", "freed", PROMPT, "--max-tokens", TOKENS).strip()
+    assert says("invoke", "freed", PROMPT, "--max-tokens", TOKENS).strip()
     assert any(worker["residentBytes"] for worker in workers())
     forebay.remove("freed")
     kube.until(
@@ -53,8 +45,3 @@ def test_a_function_that_is_deleted_frees_the_devices(bed: Cluster, forebay: Ins
         lambda found: not any(worker["residentBytes"] or worker["holds"] for worker in found),
         "devices without units",
     )
-
-
-def workers() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(forebay_says("get", "workers", "-o", "json"))
-    return found

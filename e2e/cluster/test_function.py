@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import openai
 import pytest
 from cluster.installed import Installed, answered
-from cluster.watching import states
+from cluster.kube import PATIENCE
+from cluster.watching import placements, states
+from testbed import release
+from testbed.cluster import Cluster
 
-from cluster import kube
+from checkpoints import real_smollm2
+from cluster import kube, metrics
 from local.system import chat, pieces
 
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ async def test_from_zero_and_back(forebay: Installed, real: Reference) -> None:
     assert (kube.condition(body, "Active"), kube.reason(body, "Active")) == ("False", "NoTraffic")
     if not forebay.base:
         assert body["status"]["url"] == f"http://forebay-gateway.{forebay.namespace}.svc.cluster.local/default/smollm2"
-    with states("smollm2", forebay.home) as watched:
+    with states("smollm2", forebay.home) as watched, placements("smollm2", forebay.home) as placed:
         watched.until("Idle")
         async with forebay.client("smollm2") as client:
             answers = await asyncio.gather(*(chat(client, "smollm2", PROMPT, max_tokens=TOKENS) for _ in range(3)))
@@ -46,10 +52,21 @@ async def test_from_zero_and_back(forebay: Installed, real: Reference) -> None:
         watched.until("Serving")
         watched.until("Idle")
     assert set(watched.lines) & {"Loading", "Pipelined"}, f"it was never seen loading: {watched.lines}"
+    if not forebay.base:  # a worker on each of two nodes
+        assert any(spans(line, {"node1", "node2"}) for line in placed.seen()), (
+            f"no pipeline was on both: {placed.lines}"
+        )
     body = forebay.look("smollm2")
     assert (body["status"]["readyReplicas"], body["status"]["desiredReplicas"]) == (0, 0)
     async with forebay.client("smollm2") as client:  # and once more
         real.check(await chat(client, "smollm2", OTHER, max_tokens=FEW), OTHER, FEW, chat=True)
+
+
+def spans(line: str, nodes: set[str]) -> bool:
+    """Whether a pipeline of a line of `placements` lies on all of these nodes."""
+    epochs, places = (words.split(",") for words in line.split())
+    stages = list(zip(epochs, places, strict=True))
+    return any({node for epoch, node in stages if epoch == one} >= nodes for one in epochs)
 
 
 async def test_two_functions_share_the_pool(forebay: Installed, real: Reference) -> None:
@@ -85,6 +102,7 @@ async def test_scale_pins_and_delete_frees(forebay: Installed, real: Reference) 
 
 
 async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, real: Reference) -> None:
+    before = inspections(forebay)
     forebay.apply("mistaken", model={"uri": "file:///cache/models/nowhere"})
     body = kube.until(
         lambda: forebay.look("mistaken"),
@@ -92,6 +110,7 @@ async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, r
         "it says what is wrong",
     )
     assert kube.reason(body, "Stalled") == "ArtifactNotFound"
+    assert forebay.base or inspections(forebay) == before + 1, "one look at it is enough"
     assert kube.condition(body, "Ready") == "False"
     forebay.apply("mistaken")
     body = forebay.ready("mistaken")
@@ -100,39 +119,61 @@ async def test_a_wrong_uri_stalls_and_a_right_one_recovers(forebay: Installed, r
         real.check(await chat(client, "mistaken", OTHER, max_tokens=FEW), OTHER, FEW, chat=True)
 
 
-async def test_a_changed_uri_is_served_without_a_gap(forebay: Installed, real: Reference) -> None:
-    """From 32-bit to 16-bit numbers and back: other holdings of the same model. Every call on the way is answered."""
-    forebay.apply("moving", model={"dtype": "float32"})
+def inspections(forebay: Installed) -> float:
+    """Those that found no artifact; 0 where pods cannot be asked."""
+    pods = () if forebay.base else forebay.pods("operator")
+    found = [metrics.of(pod, metrics.OPERATOR, "forebay_inspections_total", reason="ArtifactNotFound") for pod in pods]
+    return sum(sum(series.values()) for series in found)
+
+
+@pytest.fixture
+def elsewhere(bed: Cluster, tmp_path: Path) -> str:
+    """Uri of the same weights in another folder of the nodes' caches. Their files are of another time: those of one
+    time are the same model wherever they lie, and nothing would be loaded."""
+    moved = shutil.copytree(real_smollm2(), tmp_path / "moved", copy_function=shutil.copyfile)
+    uri = release.put_model(bed, moved)
+    shutil.rmtree(moved)
+    return uri
+
+
+async def test_a_changed_uri_is_served_without_a_gap(forebay: Installed, real: Reference, elsewhere: str) -> None:
+    """To another folder with the same weights: other holdings of the same tokens. Every call on the way is answered."""
+    real.answer(OTHER, FEW, chat=True)
+    forebay.apply("moving")
     forebay.ready("moving")
-    answers, stop = 0, asyncio.Event()
+    stop, answers = asyncio.Event(), list[str]()
 
     async def keep_asking() -> None:
-        nonlocal answers
         async with forebay.client("moving") as client:
             while not stop.is_set():
-                assert await chat(client, "moving", OTHER, max_tokens=FEW)
-                answers += 1
+                answers.append(await chat(client, "moving", OTHER, max_tokens=FEW))
 
     asking = asyncio.create_task(keep_asking())
     try:
         await asyncio.to_thread(forebay.state, "moving", "Serving")
-        before = forebay.look("moving")["metadata"]["generation"]
-        forebay.apply("moving", model={"dtype": "bfloat16"})
+        before = forebay.look("moving")
+        forebay.apply("moving", model={"uri": elsewhere})
         await asyncio.to_thread(
             kube.until,
             lambda: forebay.look("moving"),
             lambda body: (
-                body["status"]["observedGeneration"] > before
+                body["status"]["observedGeneration"] > before["metadata"]["generation"]
                 and kube.condition(body, "Ready") == "True"
                 and kube.condition(body, "Reconciling") == "False"
                 and body["status"]["state"] == "Serving"
+                and body["status"]["model"]["backbone"] != before["status"]["model"]["backbone"]
             ),
-            "it serves the new numbers",
+            "it is served from the other folder",
         )
+        served = len(answers)
+        async with asyncio.timeout(PATIENCE):
+            while len(answers) < served + 2 and not asking.done():  # the first may have begun before
+                await asyncio.sleep(0.1)
     finally:
         stop.set()
         await asking
-    assert answers > 0
+    for answer in answers:
+        real.check(answer, OTHER, FEW, chat=True)
 
 
 async def test_a_stream_comes_in_pieces(forebay: Installed, real: Reference) -> None:

@@ -13,7 +13,7 @@ from cluster.installed import Installed
 from cluster.killing import kill
 from testbed.cluster import Cluster
 
-from cluster import kube
+from cluster import kube, metrics
 
 if TYPE_CHECKING:
     from local.reference import Reference
@@ -61,6 +61,71 @@ async def test_the_standby_takes_over_after_a_kill(bed: Cluster, forebay: Instal
     kill(forebay.leading())
     new_leader(forebay, leader, TAKE_OVER + LOOK)
     forebay.settled("operator", 2)
+
+
+def scaled(forebay: Installed, replicas: int) -> None:
+    """Return once there are so many operators, and none that are about to end."""
+    name = f"{forebay.name}-operator"
+    kube.kubectl("scale", f"deployment/{name}", "-n", forebay.namespace, f"--replicas={replicas}")
+    chosen = f"app.kubernetes.io/instance={forebay.name},app.kubernetes.io/component=operator"
+    kube.until(
+        lambda: kube.listed("pods", forebay.namespace, chosen), lambda pods: len(pods) == replicas, f"{replicas} {name}"
+    )
+    forebay.settled("operator", replicas)
+
+
+@pytest.fixture
+def two_operators(forebay: Installed) -> Iterator[Installed]:
+    """There are as many as before afterwards."""
+    yield forebay
+    scaled(forebay, 2)
+
+
+async def test_each_gateway_serves_without_any_operator(
+    bed: Cluster, two_operators: Installed, real: Reference
+) -> None:
+    forebay = two_operators
+    await ready(forebay, "warm")
+    async with answering(forebay, "warm", real):
+        pass
+    await asyncio.to_thread(forebay.state, "warm", "Serving")
+    before = forebay.identities("worker")
+    await asyncio.to_thread(scaled, forebay, 0)
+    async with answering(forebay, "warm", real, count=4, urls=forebay.gateways("warm")):
+        pass
+    assert forebay.identities("worker") == before
+
+
+async def test_each_gateway_holds_until_an_operator_is_back(
+    bed: Cluster, two_operators: Installed, real: Reference
+) -> None:
+    forebay = two_operators
+    await ready(forebay, "cold")
+    await asyncio.to_thread(scaled, forebay, 0)
+    async with answering(forebay, "cold", real, count=2, urls=forebay.gateways("cold")) as answers:
+        await asyncio.to_thread(
+            kube.until, lambda: held(forebay, "cold"), lambda counts: counts == [1, 1], "each holds one"
+        )
+        assert not any(answer.got for answer in answers)
+        await asyncio.to_thread(scaled, forebay, 2)
+
+
+def held(forebay: Installed, name: str) -> list[float]:
+    """How many requests each gateway holds for a function."""
+    found = [
+        metrics.of(pod, metrics.GATEWAY, "forebay_queue_depth", function=f"{forebay.home}/{name}")
+        for pod in forebay.pods("gateway")
+    ]
+    return [sum(series.values()) for series in found]
+
+
+async def test_each_gateway_wakes_a_function(bed: Cluster, forebay: Installed, real: Reference) -> None:
+    await asyncio.to_thread(forebay.settled, "gateway", 2)
+    for number in range(2):
+        name = f"woken-{number}"
+        await ready(forebay, name)
+        async with answering(forebay, name, real, urls=forebay.gateways(name)[number : number + 1]):
+            pass
 
 
 @pytest.fixture

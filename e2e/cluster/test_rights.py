@@ -6,7 +6,9 @@ import socket
 import ssl
 
 import pytest
+from cluster.conftest import CREDENTIAL
 from cluster.installed import Installed
+from testbed.cluster import Cluster
 from testbed.shell import ran
 
 from cluster import kube
@@ -23,11 +25,20 @@ FORBIDDEN = (
 )
 
 
-def may(account: str, namespace: str, verb: str, what: str, where: str) -> bool:
-    """``what``: a resource, or resource/subresource (which kubectl takes for a name)."""
+def may(account: str, namespace: str, verb: str, what: str, where: str, name: str = "") -> bool:
+    """``what``: a resource, or resource/subresource (which kubectl takes for a name); ``name``: of one of them."""
     kind, _, part = what.partition("/")
     more = [f"--as=system:serviceaccount:{namespace}:{account}", f"--subresource={part}"]
-    done = ran("kubectl", "auth", "can-i", verb, kind, *more, *(("-n", where) if where else ()), limit=30)
+    done = ran(
+        "kubectl",
+        "auth",
+        "can-i",
+        verb,
+        f"{kind}/{name}" if name else kind,
+        *more,
+        *(("-n", where) if where else ()),
+        limit=30,
+    )
     return done.stdout.strip() == "yes"
 
 
@@ -41,6 +52,17 @@ def test_the_operator_may_do_its_work(forebay: Installed) -> None:
     assert may(account, forebay.namespace, "create", "pods", forebay.namespace)
     assert may(account, forebay.namespace, "patch", "llmfunctions.forebay.dev/status", "default")
     assert may(account, forebay.namespace, "watch", "nodes", "")
+
+
+def test_the_operator_may_read_listed_secrets_alone(bed: Cluster, forebay: Installed) -> None:
+    def reads(namespace: str, name: str) -> bool:
+        return may(f"{forebay.name}-operator", forebay.namespace, "get", "secrets", namespace, name)
+
+    assert reads(CREDENTIAL["namespace"], CREDENTIAL["name"])
+    assert reads(forebay.namespace, f"{forebay.name}-operator-tls")
+    assert not reads(forebay.namespace, CREDENTIAL["name"]), "that name elsewhere"
+    assert not reads(forebay.namespace, "database-password")
+    assert not reads(CREDENTIAL["namespace"], "database-password")
 
 
 def test_the_gateway_may_nothing(forebay: Installed) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster.asking import answering
-from cluster.conftest import LINK
+from cluster.conftest import LINK, USUAL
 from cluster.installed import Installed
 from cluster.killing import processes, starve
 from cluster.kube import Body
@@ -32,11 +32,11 @@ ROLLED = 300.0
 """Seconds until two workers have been replaced, one after the other."""
 PROMPT, TOKENS = "Name a colour.", 8
 LIMIT = "3Gi"
-USUAL = release.Settings(env={"FOREBAY_LINK_RATE": LINK})
 CHANGED = release.Settings(
     gateways=3,
     env={"FOREBAY_LINK_RATE": LINK},
     values={
+        **USUAL.values,
         "operator": {"podAnnotations": {"example.com/release": "second"}},
         "gateway": {"podAnnotations": {"example.com/release": "second"}},
         "workerPool": {"spec": {"resources": {"limits": {"memory": LIMIT}}}},

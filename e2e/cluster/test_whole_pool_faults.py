@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.conftest import LINK
+from cluster.conftest import LINK, USUAL
 from cluster.installed import Installed
 from testbed import release
 from testbed.cluster import Cluster
@@ -34,7 +34,7 @@ def eight(bed: Cluster, forebay: Installed) -> Iterator[Installed]:
     yield forebay
     for name in list(forebay.applied):
         forebay.remove(name)
-    release.install(bed, release.Settings(env={"FOREBAY_LINK_RATE": LINK}))
+    release.install(bed, USUAL)
     forebay.settled("worker", 2, ALL_UP)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
 import pytest
 from cluster.asking import answering
+from cluster.companion import pipelines
 from cluster.installed import Installed
 from cluster.killing import kill
 from cluster.kube import Body
@@ -82,7 +83,7 @@ async def test_a_cable_is_pulled_and_put_back(
     """Callers of the other node's gateway see a pause, if anything. The pods of the lost node are adopted later."""
     await serving(forebay, "alive")
     before = forebay.identities("worker")
-    urls = gateways(forebay, "alive", without=victim)
+    urls = forebay.gateways("alive", without=victim)
     async with answering(forebay, "alive", real, count=2, urls=urls) as answers:
         await answers[0].reaches(10)
         plugged.node(victim).plug(connected=False)
@@ -100,7 +101,7 @@ async def test_a_cable_is_pulled_and_put_back(
 async def test_a_gateway_is_killed(bed: Cluster, forebay: Installed, real: Reference) -> None:
     await serving(forebay, "alive")
     killed, kept = forebay.settled("gateway", 2)
-    (url,) = gateways(forebay, "alive", without=killed["spec"]["nodeName"])
+    (url,) = forebay.gateways("alive", without=killed["spec"]["nodeName"])
     async with answering(forebay, "alive", real, count=2, urls=(url,)) as answers:
         await answers[0].reaches(10)
         name = killed["metadata"]["name"]
@@ -110,20 +111,54 @@ async def test_a_gateway_is_killed(bed: Cluster, forebay: Installed, real: Refer
 
 
 async def test_a_gpu_falls_ill(bed: Cluster, forebay: Installed, real: Reference) -> None:
-    """Its worker gets nothing more to do; the other answers."""
-    await serving(forebay, "alive")
-    for pod in forebay.pods("worker"):
+    """Its worker leaves the pipelines, and what it answers goes on at the other; well again, it gets work again."""
+    await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
+    await asyncio.to_thread(forebay.apply, "alive", scaling={"minReplicas": 2, "maxReplicas": 2})
+    pods = {pod["metadata"]["name"]: pod for pod in forebay.pods("worker")}
+    for name, pod in pods.items():
+        await asyncio.to_thread(placed, forebay, set(pods))
         node = bed.node(pod["spec"]["nodeName"])
-        device = await asyncio.to_thread(held, forebay, pod["metadata"]["name"])
+        device = await asyncio.to_thread(held, forebay, name)
         try:
-            async with answering(forebay, "alive", real, count=2) as answers:
-                await answers[0].reaches(10)
+            async with answering(forebay, "alive", real, count=4) as answers:
+                for answer in answers:
+                    await answer.reaches(10)
                 gpus.set_health(node, device, healthy=False)
+                await asyncio.to_thread(placed, forebay, pods.keys() - {name})
+            await asyncio.to_thread(told, forebay, pod, "DeviceUnhealthy")
             async with answering(forebay, "alive", real):
                 pass
+            assert placements(forebay) == pods.keys() - {name}, "it stays without work"
         finally:
             gpus.set_health(node, device, healthy=True)
-        await asyncio.to_thread(forebay.settled, "worker", 2, WORKERS_BACK)
+        await asyncio.to_thread(told, forebay, pod, "DeviceHealthy")
+    await asyncio.to_thread(placed, forebay, set(pods))
+
+
+def placements(forebay: Installed) -> set[str]:
+    """Workers that the function's status places stages on."""
+    return {place["worker"] for place in forebay.look("alive")["status"].get("placements", ())}
+
+
+def placed(forebay: Installed, wanted: Set[str]) -> None:
+    """Return once these workers and no others are in the status, and in what the operator knows of pipelines."""
+
+    def look() -> tuple[list[str], list[str]]:
+        stages = {stage["worker"] for pipeline in pipelines() for stage in pipeline["stages"]}
+        return sorted(placements(forebay)), sorted(stages)
+
+    names = sorted(wanted)
+    kube.until(look, lambda found: found == (names, names), f"stages on {', '.join(names)}", WORKERS_BACK)
+
+
+def told(forebay: Installed, pod: Body, reason: str) -> None:
+    """Return once an event of the pod has this reason."""
+    chosen = f"involvedObject.uid={pod['metadata']['uid']},reason={reason}"
+    kube.until(
+        lambda: kube.kubectl("get", "events", "-n", forebay.namespace, f"--field-selector={chosen}", "-o", "name"),
+        bool,
+        f"an event {reason} of {pod['metadata']['name']}",
+    )
 
 
 def held(forebay: Installed, name: str) -> int:
@@ -150,10 +185,3 @@ async def test_a_node_is_drained_under_load(bed: Cluster, forebay: Installed, re
     finally:
         for node in ("node1", "node2"):
             kube.kubectl("uncordon", node)
-
-
-def gateways(forebay: Installed, name: str, *, without: str) -> tuple[str, ...]:
-    """Addresses of ``name`` at the gateways that are not on a node."""
-    pods = [pod for pod in forebay.pods("gateway") if pod["spec"]["nodeName"] != without]
-    assert pods, f"all gateways are on {without}"
-    return tuple(f"http://{pod['status']['podIP']}:8080/{forebay.home}/{name}" for pod in pods)

@@ -31,16 +31,32 @@ class Watched:
             if not self.lines or self.lines[-1] != line:
                 self.lines.append(line)
 
+    def seen(self) -> list[str]:
+        """All lines that have come."""
+        while True:
+            try:
+                self.lines.append(self._new.get_nowait())
+            except queue.Empty:
+                return self.lines
+
     def put(self, line: str) -> None:
         self._new.put(line)
 
 
-@contextlib.contextmanager
-def states(name: str, namespace: str) -> Iterator[Watched]:
+def states(name: str, namespace: str) -> contextlib.AbstractContextManager[Watched]:
     """The states of a function while the block runs."""
-    command = (
-        "kubectl", "get", "llmfn", name, "-n", namespace, "-w", "--no-headers", "-o", "custom-columns=S:.status.state",
-    )  # fmt: skip
+    return _watched(name, namespace, "--no-headers", "-o", "custom-columns=S:.status.state")
+
+
+def placements(name: str, namespace: str) -> contextlib.AbstractContextManager[Watched]:
+    """The stages of a function while the block runs: their epochs, and in the same order their nodes."""
+    columns = "E:.status.placements[*].epoch,N:.status.placements[*].node"
+    return _watched(name, namespace, "--no-headers", "-o", f"custom-columns={columns}")
+
+
+@contextlib.contextmanager
+def _watched(name: str, namespace: str, *output: str) -> Iterator[Watched]:
+    command = ("kubectl", "get", "llmfn", name, "-n", namespace, "-w", *output)
     watched = Watched()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         output = process.stdout

@@ -72,10 +72,12 @@ def run(options: argparse.Namespace) -> int:
     """start a cluster, run a command in it, and stop it whatever happens"""
     if given := os.environ.get(GIVEN):
         ours = {name: value for name, value in os.environ.items() if name != "FOREBAY_TESTBED"}  # whose levers we have
+        path = f"{os.environ['PATH']}:{programs.programs()}"
+        needs.commands("kubectl", "helm", path=path)
         environment = {
             **ours,
             "KUBECONFIG": str(Path(given).resolve()),
-            "PATH": f"{programs.provide()}:{os.environ['PATH']}",
+            "PATH": path,
             "PYTHONPATH": str(trees.ROOT / "e2e"),
         }
         return subprocess.run(options.words, env=environment, check=False).returncode

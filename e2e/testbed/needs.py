@@ -46,6 +46,12 @@ def check(*, build: bool) -> None:
         raise Failed("the test bed needs what this machine has not:\n" + "\n".join(f"  - {line}" for line in found))
 
 
+def commands(*names: str, path: str) -> None:
+    """All that a cluster of somebody else's needs of this machine. Raises `Failed` with those that ``path`` lacks."""
+    if absent := [name for name in names if not shutil.which(name, path=path)]:
+        raise Failed(f"a given cluster needs what is not in PATH: {', '.join(absent)}")
+
+
 def unpackaged() -> list[str]:
     """Debian packages of `PACKAGES` that must still be installed."""
     left = [package for package, command in COMMANDS.items() if not shutil.which(command)]

@@ -51,6 +51,9 @@ def put_model(cluster: Cluster, checkpoint: Path, number: int = 0) -> str:
         if not (models / checkpoint.name).exists():
             models.mkdir(parents=True, exist_ok=True)
             shutil.copytree(checkpoint, models / checkpoint.name, copy_function=shutil.copy2)
+            # The kubelet opens to a pod's group what it finds when it mounts the volume, and nothing later.
+            for path in (models / checkpoint.name).iterdir():
+                path.chmod(0o644)
     return f"file:///cache/models/{checkpoint.name}"
 
 
