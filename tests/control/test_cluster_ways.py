@@ -80,7 +80,7 @@ async def test_a_cluster_explains_itself(kubectl: Path, tmp_path: Path) -> None:
     await server.start()
     (kubectl / "ports.json").write_text(json.dumps({"pod/forebay-operator-a": port}))
     try:
-        async with forebay(tmp_path, "explain", "a", "--kube-context", "there") as process:
+        async with forebay(tmp_path, "explain", "ns/a", "--kube-context", "there") as process:
             said, wrong = await process.communicate()
     finally:
         await server.stop(None)
