@@ -42,6 +42,7 @@ def without(bed: Cluster, forebay: Installed) -> Iterator[Installed]:
     release.prepare(bed, real_smollm2())
     release.install(bed, USUAL)
     forebay.settled("worker", 2, WORKERS_UP)
+    forebay.settled("gateway", USUAL.gateways)
 
 
 def nothing_is_left_but_kinds_and_functions(uid: str) -> None:
@@ -64,6 +65,7 @@ async def test_helm_3_installs_upgrades_and_uninstalls(bed: Cluster, without: In
     release.prepare(bed, real_smollm2())
     release.install(bed, USUAL, "helm3")
     forebay.settled("worker", 2, WORKERS_UP)
+    forebay.settled("gateway", USUAL.gateways)
     await answers(forebay, real)
     before = forebay.identities("worker")
     release.install(bed, MORE, "helm3")
@@ -100,11 +102,11 @@ async def test_kubectl_applies_a_template_and_deletes_it(
     nothing_is_left_but_kinds_and_functions(uid)
     release.prepare(bed, real_smollm2())
     forebay = Installed(without.uri, namespace=ELSEWHERE)
-    kube.kubectl("apply", "--server-side", "-n", ELSEWHERE, "-f", "-", stdin=rendered(file))
+    kube.kubectl("apply", "--server-side", "-f", "-", stdin=rendered(file))
     forebay.settled("worker", 2, WORKERS_UP)
-    forebay.settled("gateway", 2)
+    forebay.settled("gateway", USUAL.gateways)
     await answers(forebay, real)
     # What helm keeps by itself kubectl is not told of.
     manifest = rendered(file, "--set", "crds.install=false")
-    kube.kubectl("delete", "-n", ELSEWHERE, "-f", "-", stdin=manifest, limit=120)
+    kube.kubectl("delete", "-f", "-", stdin=manifest, limit=120)
     nothing_is_left_but_kinds_and_functions(uid)
