@@ -80,9 +80,13 @@ class FunctionFiles:
         """What the files say now, then again after every change that makes a difference. Ends when cancelled."""
         last = await asyncio.to_thread(self.load)
         yield last
-        # What changed before it watched is seen with its time-out.
-        changes = awatch(*self._folders(), watch_filter=self._concerns, recursive=False, yield_on_timeout=True)
-        async for _ in changes:
+        looked = False
+        async for changes in awatch(
+            *self._folders(), watch_filter=self._concerns, recursive=False, yield_on_timeout=True
+        ):
+            if looked and not changes:
+                continue
+            looked = True  # once at the first time-out at the latest: something may have changed before it watched
             loaded = await asyncio.to_thread(self.load)
             if loaded != last:
                 last = loaded

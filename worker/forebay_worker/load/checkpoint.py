@@ -82,8 +82,8 @@ def open_checkpoint(uri: str, dtype: str = "auto", access: Access | None = None)
 
 def _open(uri: str, dtype: str, folder: Path, artifact: Artifact | None) -> Checkpoint:
     try:
-        raw_config = shards.read(folder / "config.json")
-        config = shards.json_object(folder / "config.json", raw_config)
+        raw_config = shards.read(folder / CONFIG)
+        config = shards.json_object(folder / CONFIG, raw_config)
         architecture = registry.find(config)
         dims = architecture.dims(config)
         _check_ends(folder, config, dims)
@@ -130,7 +130,7 @@ def _folder(uri: Uri, cache: Cache) -> Path:
             UNAUTHORIZED,
             f"{folder}: is a model fetched from elsewhere; spec.model.uri must name the source it came from",
         )
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise CheckpointError(ARTIFACT_NOT_FOUND, f"{folder}: no config.json, so no checkpoint")
     return folder
 
