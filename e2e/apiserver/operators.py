@@ -19,6 +19,7 @@ import yaml
 
 from forebay_wire.v1 import view_pb2, view_pb2_grpc
 
+FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
 NAMESPACE = "forebay-system"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/forebay-operator"
 POOLS = f"/apis/forebay.dev/v1alpha1/namespaces/{NAMESPACE}/workerpools"
@@ -77,6 +78,16 @@ def pod(api: plane.Plane, name: str) -> str:
     spec = {"containers": [{"name": "worker", "image": "none"}], "automountServiceAccountToken": False}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
     return str(api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)["metadata"]["uid"])
+
+
+def status(api: plane.Plane, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.request("GET", f"{FUNCTIONS}/{name}").get("status") or {}
+    return found
+
+
+def condition(api: plane.Plane, name: str, kind: str) -> dict[str, Any]:
+    found = {entry["type"]: entry for entry in status(api, name).get("conditions") or ()}
+    return found.get(kind) or {}
 
 
 class Operator:

@@ -14,12 +14,11 @@ from typing import Any
 import plane
 import pytest
 from kubectl import Kubectl, program
-from operators import Operator, pod, until
+from operators import FUNCTIONS, Operator, pod, status, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api import local
 
-FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 SCALING = {"maxReplicas": 2, "target": 2, "targetUtilizationPercent": 100, "windowSeconds": 6, "panicWindowPercent": 50}
 
@@ -54,11 +53,6 @@ async def gateway(api: plane.Plane, operator: Operator) -> AsyncIterator[Gateway
             await actor.die()
 
 
-def status(api: plane.Plane) -> dict[str, Any]:
-    found: dict[str, Any] = api.request("GET", f"{FUNCTIONS}/chat").get("status") or {}
-    return found
-
-
 def explained(operator: Operator, folder: Path, *words: str) -> str:
     """By a person who has a way to the operator's own port."""
     (folder / local.OPERATOR_FILE).write_text(json.dumps({"address": f"127.0.0.1:{operator.view}", "pid": os.getpid()}))
@@ -76,7 +70,7 @@ async def test_load_rises_and_falls_and_everybody_can_read_why(
     api.apply(f"{FUNCTIONS}/chat", body)
 
     def scaling() -> dict[str, Any]:
-        found: dict[str, Any] = status(api).get("scaling") or {}
+        found: dict[str, Any] = status(api, "chat").get("scaling") or {}
         return found
 
     async def decided(desired: int, **more: Any) -> dict[str, Any]:
@@ -85,12 +79,12 @@ async def test_load_rises_and_falls_and_everybody_can_read_why(
         return scaling()
 
     await decided(0)
-    await asyncio.to_thread(until, lambda: status(api).get("model"))
+    await asyncio.to_thread(until, lambda: status(api, "chat").get("model"))
     gateway.ask("chat", waiting=1)
     await decided(1)
     gateway.ask("chat", in_flight=1)
     gateway.first_token("chat")
-    started = await asyncio.to_thread(until, lambda: status(api).get("coldStart"))
+    started = await asyncio.to_thread(until, lambda: status(api, "chat").get("coldStart"))
     assert started["count"] == 1
     assert started["lastSeconds"] == pytest.approx(sum(started["breakdown"].values()), abs=0.002)
 

@@ -16,14 +16,13 @@ from typing import Any
 import grpc
 import plane
 import pytest
-from operators import LEASE, NAMESPACE, PATIENCE, Operator, holder, pod, until
+from operators import FUNCTIONS, LEASE, NAMESPACE, PATIENCE, Operator, condition, holder, pod, status, until
 
 from control.actors import Gateway, Worker, checkpoint
 from forebay_api.conditions import ConditionType
 from forebay_channel import Identity, Role, open_channel
 from forebay_wire.v1 import fleet_pb2, view_pb2, view_pb2_grpc
 
-FUNCTIONS = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions"
 SECRETS = "/api/v1/namespaces/default/secrets"
 ROLES = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
@@ -62,16 +61,6 @@ def function(name: str, **spec: Any) -> dict[str, Any]:
 
 def apply(api: plane.Plane, name: str, **spec: Any) -> None:
     api.apply(f"{FUNCTIONS}/{name}", function(name, **spec))
-
-
-def status(api: plane.Plane, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = api.request("GET", f"{FUNCTIONS}/{name}").get("status") or {}
-    return found
-
-
-def condition(api: plane.Plane, name: str, kind: str) -> dict[str, Any]:
-    found = {entry["type"]: entry for entry in status(api, name).get("conditions") or ()}
-    return found.get(kind) or {}
 
 
 def test_without_workers_a_function_has_every_condition(api: plane.Plane, start: Any) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import plane
 import pytest
-from operators import Operator, pod, until
+from operators import FUNCTIONS, Operator, condition, pod, status, until
 
 from control.actors import Gateway, Worker, checkpoint
 from measured.gateways import Gateways
 from prometheus_process import LIMIT, PrometheusProcess, needs_prometheus
 
-FUNCTION = "/apis/forebay.dev/v1alpha1/namespaces/default/llmfunctions/chat"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 
 pytestmark = [
@@ -68,7 +66,7 @@ async def test_blind_and_seeing_again_are_each_told_once(
     spec = {"model": {"uri": "file:///models/a"}, "scaling": {"windowSeconds": 6}}
     metadata = {"name": "chat", "namespace": "default"}
     body = {"apiVersion": "forebay.dev/v1alpha1", "kind": "LLMFunction", "metadata": metadata, "spec": spec}
-    api.apply(FUNCTION, body)
+    api.apply(f"{FUNCTIONS}/chat", body)
 
     async def when(holds: Callable[[], object]) -> None:
         await asyncio.to_thread(until, holds, LIMIT)
@@ -85,7 +83,7 @@ async def test_blind_and_seeing_again_are_each_told_once(
     await when(lambda: _told(api))
     await asked_more("PrometheusUnreachable")
     assert [reason for reason, _ in _told(api)] == ["ScalingBlind"]
-    assert _status(api)["scaling"]["desired"] == 1
+    assert status(api, "chat")["scaling"]["desired"] == 1
     prometheus.start()
     await when(lambda: _scaling_active(api) == ("True", "Scaling"))
     await when(lambda: "ScalingSees" in dict(_told(api)))
@@ -99,15 +97,9 @@ async def test_blind_and_seeing_again_are_each_told_once(
     assert _scaling_active(api) == ("True", "Scaling")
 
 
-def _status(api: plane.Plane) -> dict[str, Any]:
-    found: dict[str, Any] = api.request("GET", FUNCTION).get("status") or {}
-    return found
-
-
 def _scaling_active(api: plane.Plane) -> tuple[str, str]:
-    conditions = _status(api).get("conditions") or ()
-    found = (entry for entry in conditions if entry["type"] == "ScalingActive")
-    return next(((entry["status"], entry["reason"]) for entry in found), ("", ""))
+    found = condition(api, "chat", "ScalingActive")
+    return found.get("status", ""), found.get("reason", "")
 
 
 def _told(api: plane.Plane) -> list[tuple[str, str]]:

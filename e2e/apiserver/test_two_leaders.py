@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import plane
 import pytest
-from operators import POOLS, Operator, until
-from test_operator import FUNCTIONS, apply, condition, start, status
+from operators import FUNCTIONS, POOLS, Operator, condition, status, until
+from test_operator import apply, start
 from test_pools import NODES, WORKERS, delete, living, ready
 
 from control.actors import Worker, checkpoint
