@@ -23,7 +23,7 @@ from local.reference import Reference
 from local.system import System, function, running, write
 
 TOKENS = 64
-BATCHES = (1, 8, 32)
+BATCHES = (1, 8, 16, 32)
 # Three such devices are too small for the units and the least KV, four are not.
 STAGE_MEMORY = "205MB"
 

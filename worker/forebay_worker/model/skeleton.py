@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -20,11 +20,7 @@ from forebay_worker.engine import attention
 from forebay_worker.engine.attention import Slice, Step
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import Checkpoint
-
-SPLIT_ROWS = range(4, 16)
-"""For so many rows of float32 MKL's product with a tall matrix takes up to twice as long as with its parts (SmolLM2's
-head, 49152 × 576, 8 rows, two cores: 14.5 ms, in parts 7.6)."""
-SPLIT_HEIGHT = 512
+from forebay_worker.model.linear import replace_linears
 
 
 class NotResident(RuntimeError):
@@ -81,6 +77,7 @@ class Skeleton:
         with torch.device("meta"), no_init_weights():
             auto: Any = AutoModelForCausalLM  # untyped
             model: torch.nn.Module = auto.from_config(config, attn_implementation=attention.NAME)
+            replace_linears(model)
         rotary = checkpoint.architecture.rotary
         if rotary:
             # Its frequencies are in no file: computed anew, for real.
@@ -161,10 +158,7 @@ class Skeleton:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and output matrix: ``hidden`` [rows, hidden] ▸ float32 [rows, vocabulary]. Raises NotResident."""
         self._need(self.layers + 1)
-        hidden = self._norm(hidden)
-        if _better_split(self._head, hidden):
-            return torch.cat([linear(hidden, part) for part in self._head.weight.split(SPLIT_HEIGHT)], dim=-1)
-        output: torch.Tensor = self._head(hidden)
+        output: torch.Tensor = self._head(self._norm(hidden))
         return output.float()
 
     @torch.inference_mode()
@@ -176,11 +170,6 @@ class Skeleton:
     def _need(self, unit: int) -> None:
         if unit not in self.resident:
             raise NotResident(f"unit {unit} is not resident, only {sorted(self.resident)}")
-
-
-def _better_split(head: torch.nn.Module, hidden: torch.Tensor) -> TypeGuard[torch.nn.Linear]:
-    plain = isinstance(head, torch.nn.Linear) and head.bias is None
-    return plain and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and len(hidden) in SPLIT_ROWS
 
 
 def _place(model: torch.nn.Module, name: str, shape: tuple[int, ...]) -> _Place:
