@@ -170,21 +170,23 @@ def plan(
 ) -> None:
     """Say who would load what, whether it fits, and when the first token would come.
 
-    On this machine: before anything is applied. With a cluster: on its workers, as they are now, for models that one of
-    them has looked at, which they do when a function is applied, also with spec.suspend: true. The flags of devices and
-    links mean nothing then.
+    Before anything is applied. With a cluster: on its workers, as they are now; one of them looks at a model that no
+    function there names, unless that takes credentials. The flags of devices and links mean nothing then, and compute
+    counts only once it was measured, which it is for models that a function names, also with spec.suspend: true.
     """
     from forebay_cli import plan as planning
+    from forebay_cli.cluster import cluster
+    from forebay_cli.preview import Unseen
 
     flags = device_flags(device, device_memory, link_rate, shared_link)
     try:
         if kube_context is not None:
-            seen, home = looking.seen_in(kube_context, kube_namespace)
-            plans = planning.plans_in(seen, tuple(file), prompt_tokens, home)
+            with cluster(kube_context, kube_namespace) as found, err.status("asking the cluster…"):
+                plans = planning.plans_there(found, tuple(file), prompt_tokens)
         else:
             with err.status("reading headers and timing one layer…"):
                 plans = planning.plans(tuple(file), workers, flags, prompt_tokens)
-    except (planning.CannotPlan, ToolFailed, NothingRuns, OperatorAway) as error:
+    except (planning.CannotPlan, Unseen, ToolFailed, NothingRuns, OperatorAway) as error:
         raise fail(error) from error
     if output is Output.JSON:
         typer.echo(json.dumps([made.to_json() for made in plans], indent=2))

@@ -160,13 +160,6 @@ def _named(function: str, system: System) -> str:
     return function
 
 
-def seen_in(context: str, namespace: str | None) -> tuple[view.View, str]:
-    """What the operator of a cluster shows now, and the namespace of the context. Raises NothingRuns and
-    OperatorAway."""
-    with cluster(context, namespace) as found:
-        return asyncio.run(view.look(found.operator())), found.home()
-
-
 def _look(
     run: Callable[[System], Coroutine[None, None, None]],
     state: Path | None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from forebay_api import names
 from forebay_api.function import Function, LoadingStrategy
 from forebay_api.model import Model, Stage, Unit, UnitKind
 from forebay_api.quantities import format_size, parse_rate, parse_size
+from forebay_cli import preview, view
+from forebay_cli.cluster import Cluster
 from forebay_cli.tables import aligned
-from forebay_cli.view import View
 from forebay_cli.workers import DeviceFlags, run_tool
 from forebay_operator.decide import kv, ledger, links
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
@@ -29,13 +31,15 @@ class CannotPlan(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would happen to one function at zero when its first request comes."""
+    """What would happen to one function at zero when its first request comes. ``measured``: compute is known, and in
+    the prediction."""
 
     function: Function
     model: Model
     cut: Cut
     memory: Mapping[str, int]  # bytes of the device, by worker
     kv_tokens: int
+    measured: bool
 
     def _bytes(self, stage: Stage) -> int:
         return sum(self.model.units[unit].link_bytes for unit in stage.units)
@@ -63,6 +67,7 @@ class Plan:
                 "servable": predicted.servable,
                 "firstToken": predicted.first_token,
                 "promptTokens": predicted.prompt_tokens,
+                "computeMeasured": self.measured,
             },
         }
 
@@ -74,9 +79,10 @@ class Plan:
         out.print(
             aligned(titles, [self._row(stage, wide=wide) for stage in self.cut.stages]), highlight=False, soft_wrap=True
         )
+        least, why = ("", "") if self.measured else ("at least ", ", whose compute nobody there has measured yet")
         out.print(
-            f"servable after {predicted.servable:.2f} s, first token after {predicted.first_token:.2f} s "
-            f"(prompt of {predicted.prompt_tokens} tokens)\n",
+            f"servable after {predicted.servable:.2f} s, first token after {least}{predicted.first_token:.2f} s "
+            f"(prompt of {predicted.prompt_tokens} tokens{why})\n",
             highlight=False,
         )
 
@@ -99,10 +105,20 @@ def plans(files: tuple[Path, ...], workers: int, flags: DeviceFlags, prompt_toke
     return [_emulated(function, workers, flags, prompt_tokens) for function in _functions(files)]
 
 
-def plans_in(view: View, files: tuple[Path, ...], prompt_tokens: int, home: str) -> list[Plan]:
-    """The same on the workers of a running system, from what they hold and have free now. ``home``: the namespace of
-    functions whose files name none. Raises CannotPlan."""
-    return [_placed(function, view, prompt_tokens) for function in _functions(files, home)]
+def plans_there(found: Cluster, files: tuple[Path, ...], prompt_tokens: int) -> list[Plan]:
+    """The same on the workers of a cluster. Raises CannotPlan, Unseen, NothingRuns and OperatorAway."""
+    target = found.operator()
+    seen, home = asyncio.run(view.look(target)), found.home()
+    return plans_in(seen, files, prompt_tokens, home, lambda function: asyncio.run(preview.look(target, function)))
+
+
+def plans_in(
+    seen: view.View, files: tuple[Path, ...], prompt_tokens: int, home: str, look: Callable[[Function], Model]
+) -> list[Plan]:
+    """On the workers of a running system, from what they hold and have free now. ``home``: the namespace of functions
+    whose files name none; ``look`` says what a model is that no worker has looked at. Raises CannotPlan, and what
+    ``look`` raises."""
+    return [_placed(function, seen, prompt_tokens, look) for function in _functions(files, home)]
 
 
 def _functions(files: tuple[Path, ...], home: str = names.DEFAULT_NAMESPACE) -> list[Function]:
@@ -127,29 +143,30 @@ def _emulated(function: Function, workers: int, flags: DeviceFlags, prompt_token
     return _plan(function, model, costs, seen, {worker.name: memory for worker in seen}, prompt_tokens)
 
 
-def _placed(function: Function, view: View, prompt_tokens: int) -> Plan:
-    wanted = function.spec.model
-    found = next(
-        (shown for shown in view["models"] if shown["uri"] == wanted.uri and wanted.dtype in ("auto", shown["dtype"])),
-        None,
-    )
-    if found is None:
-        raise CannotPlan(
-            f"{function.key}: no worker there has looked at {wanted.uri} yet: apply the function, with "
-            "spec.suspend: true if nobody should call it, and plan again once its condition ModelResolved is True"
-        )
-    model = shown_model(found)
-    costs = Costs(layer=_pairs(found["layerSeconds"]), head=_pairs(found["headSeconds"]))
-    rated = links.known(map(_shown_worker, view["workers"]), UNKNOWN_RATE)
-    seen = [worker for worker in rated if worker.ready]
-    able = [worker for worker in seen if worker.serves(function.spec.pool)]
+def _placed(function: Function, seen: view.View, prompt_tokens: int, look: Callable[[Function], Model]) -> Plan:
+    rated = links.known(map(_shown_worker, seen["workers"]), UNKNOWN_RATE)
+    able = [worker for worker in rated if worker.ready and worker.serves(function.spec.pool)]
     if not able:
         raise CannotPlan(f"{function.key}: no ready worker of pool {function.spec.pool} is attached")
+    model, costs = _known(function, seen["models"], look)
     free = {
         shown["name"]: shown["memoryBytes"] - shown["residentBytes"] - shown["kvReservedBytes"]
-        for shown in view["workers"]
+        for shown in seen["workers"]
     }
     return _plan(function, model, costs, able, free, prompt_tokens)
+
+
+def _known(
+    function: Function, models: Sequence[dict[str, Any]], look: Callable[[Function], Model]
+) -> tuple[Model, Costs]:
+    """The function's model, and what computing with it costs as far as anybody there has measured it."""
+    wanted = function.spec.model
+    named = (shown for shown in models if shown["uri"] == wanted.uri and wanted.dtype in ("auto", shown["dtype"]))
+    if (shown := next(named, None)) is not None:
+        return shown_model(shown), _shown_costs(shown)
+    model = look(function)
+    same = (_shown_costs(shown) for shown in models if shown["backbone"] == model.backbone)
+    return model, next(same, Costs())
 
 
 def _plan(
@@ -182,7 +199,7 @@ def _plan(
     quota = kv.quota(model, cut.stages, room, longest)
     assert quota is not None, "the cut fits with the least KV"
     memory = {worker.name: worker.memory for worker in seen}
-    return Plan(function, model, cut, memory, quota.blocks * ledger.BLOCK_TOKENS)
+    return Plan(function, model, cut, memory, quota.blocks * ledger.BLOCK_TOKENS, measured=bool(costs.layer))
 
 
 def shown_model(shown: dict[str, Any]) -> Model:
@@ -219,6 +236,10 @@ def _shown_worker(shown: dict[str, Any]) -> WorkerSeen:
         pool=shown["pool"],
         holdings={backbone: HoldingSeen(frozenset(units)) for backbone, units in shown["holds"].items()},
     )
+
+
+def _shown_costs(shown: dict[str, Any]) -> Costs:
+    return Costs(layer=_pairs(shown["layerSeconds"]), head=_pairs(shown["headSeconds"]))
 
 
 def _pairs(shown: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:

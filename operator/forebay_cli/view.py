@@ -18,6 +18,8 @@ View = dict[str, Any]
 ANSWER_SECONDS = 5.0
 """How long the operator may take for one snapshot."""
 
+LOOPBACK = (("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0))
+"""Options of a channel to something on this machine."""
 
 AGAIN_SECONDS = 0.25
 """Between two looks for an operator that went."""
@@ -29,8 +31,7 @@ class OperatorAway(Exception):
 
 async def watch(target: str, *, once: bool = False) -> AsyncIterator[View]:
     """Snapshots as they change; only the present one with ``once``. Raises OperatorAway."""
-    options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]  # it is on this machine
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    async with grpc.aio.insecure_channel(target, options=LOOPBACK) as channel:
         try:
             async for snapshot in view_pb2_grpc.ViewStub(channel).Watch(
                 view_pb2.ViewRequest(once=once), timeout=ANSWER_SECONDS if once else None, wait_for_ready=once

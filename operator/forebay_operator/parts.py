@@ -17,6 +17,7 @@ from forebay_operator.estate import Estate
 from forebay_operator.fleet import Fleet
 from forebay_operator.functions import Functions, Known, LoadedFunctions
 from forebay_operator.inspections import Inspections
+from forebay_operator.previews import Previews
 from forebay_operator.routes import Routes
 from forebay_operator.sent import Sent
 from forebay_operator.settling import Settling
@@ -27,7 +28,7 @@ from forebay_operator.term import Term
 from forebay_operator.timeline import Timeline
 from forebay_operator.together import together
 from forebay_operator.view import Json, Scene, View, draw
-from forebay_wire.v1 import demand_pb2_grpc, fleet_pb2, fleet_pb2_grpc, view_pb2_grpc
+from forebay_wire.v1 import demand_pb2_grpc, fleet_pb2, fleet_pb2_grpc, preview_pb2_grpc, view_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Parts:
     demand: Demand
     routes: Routes
     view: View
+    previews: Previews
     control: Control
     alarm: Alarm
 
@@ -64,6 +66,11 @@ class Parts:
 
     def attend_watchers(self, doors: Doors) -> None:
         view_pb2_grpc.add_ViewServicer_to_server(self.view, doors)
+
+    def attend_people(self, doors: Doors) -> None:
+        """Let in who comes by the operator's own port."""
+        self.attend_watchers(doors)
+        preview_pb2_grpc.add_PreviewServicer_to_server(self.previews, doors)
 
     async def run(self, source: AsyncIterator[LoadedFunctions]) -> None:
         """Until cancelled. A source that ends has said all that it will ever say; one that raises ends us."""
@@ -92,7 +99,13 @@ def assemble(
     inspections = Inspections()
     timeline = Timeline()
     decisions = Decisions()
-    fleet = Fleet(term, wake=alarm.within, inspected=inspections.hear, silence=timing.silence, stranger=stranger)
+
+    def inspected(answer: fleet_pb2.Inspection) -> None:
+        if not previews.hear(answer):
+            inspections.hear(answer)
+
+    fleet = Fleet(term, wake=alarm.within, inspected=inspected, silence=timing.silence, stranger=stranger)
+    previews = Previews(fleet, lambda: control.outcome.seen)
     demand = Demand(wake=alarm.within, first_token=timeline.first_token, silence=timing.silence)
     functions = Functions(changed=_on_change(inspections, demand, timeline, decisions, alarm))
     observer = Observer(functions, fleet, demand, inspections, estate, measurements=measurements)
@@ -132,7 +145,7 @@ def assemble(
         settling=Settling(began, timing.grow, timing.shrink),
         shown=shown,
     )
-    return Parts(functions, fleet, demand, routes, view, control, alarm)
+    return Parts(functions, fleet, demand, routes, view, previews, control, alarm)
 
 
 def _on_change(

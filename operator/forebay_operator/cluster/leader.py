@@ -37,10 +37,10 @@ APART = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Doorways:
-    """``all`` is what workers and gateways come through, ``watchers`` the operator's own port for people."""
+    """``all`` is what workers and gateways come through, ``people`` the operator's own port for them."""
 
     all: Doors
-    watchers: Doors
+    people: Doors
 
 
 class Leader:
@@ -83,7 +83,7 @@ class Leader:
     async def run(self, doorways: Doorways) -> None:
         """Until cancelled."""
         self._parts.attend(doorways.all)
-        self._parts.attend_watchers(doorways.watchers)
+        self._parts.attend_people(doorways.people)
         await together(
             self._parts.run(self._follow()),
             self._publisher.run(),

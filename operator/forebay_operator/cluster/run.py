@@ -123,7 +123,7 @@ class Operator:
         try:
             address = await _bound(main, config.address, config)
             view = await _bound(shown, config.view, None)
-            async with started(main, doorways.all), started(shown, doorways.watchers):
+            async with started(main, doorways.all), started(shown, doorways.people):
                 log.info("operator listens", address=address, view=view)
                 yield doorways
         finally:
