@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, inf
 
 from forebay_api.function import FunctionKey, LoadingStrategy
@@ -126,8 +126,8 @@ def _share(seen: Snapshot, backbone: str, function: FunctionSeen, scale: Scale) 
     if backbone == function.previous:
         serving = sum(alone(seen, backbone, worker.name) for worker in seen.workers)
         most = min(scale.desired, max(serving, 1))
-        return replace(scale, desired=most, load=min(scale.load, most), floor=0, ceiling=most)
-    return scale if function.failure is None or not scale.desired else replace(scale, desired=0)
+        return scale._replace(desired=most, load=min(scale.load, most), floor=0, ceiling=most)
+    return scale if function.failure is None or not scale.desired else scale._replace(desired=0)
 
 
 def _presses(backbone: str, function: FunctionSeen) -> bool:
