@@ -101,7 +101,7 @@ def _dropping(held: HoldingSeen | None, step: Drop) -> HoldingSeen | None:
 
 
 def _with_pipeline(seen: Snapshot, step: Form) -> Snapshot:
-    if any(pipeline.epoch == step.epoch for pipeline in seen.pipelines):
+    if step.epoch < seen.next_epoch and _of_epoch(seen, step.epoch):
         return seen
     formed = PipelineSeen(step.epoch, step.backbone, step.stages, PipelinePhase.FORMED, kv_blocks=step.kv_blocks)
     following = Epoch(step.epoch.term, step.epoch.counter + 1)
