@@ -355,7 +355,9 @@ class _Table:
                     if loads:
                         break  # who begins later has less to load: it stays ahead
                     continue
-                latest = queued + aside if queued + aside > before else before
+                latest = queued + aside
+                if latest < before:
+                    latest = before
                 if done < finish[unit] or latest <= latest_of[unit]:
                     finish[unit], latest_of[unit], first[unit] = done, latest, begin
         return _Front(finish, latest_of, first)

@@ -55,7 +55,7 @@ class Means(NamedTuple):
 
 
 def _worth(amount: float, per_replica: float) -> float:
-    return round(min(max(amount, 0.0) / per_replica, MOST), DIGITS)
+    return 0.0 if amount <= 0 else round(min(amount / per_replica, MOST), DIGITS)
 
 
 class Gauge(NamedTuple):

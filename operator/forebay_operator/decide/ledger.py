@@ -98,7 +98,7 @@ def _promised_kv(seen: Snapshot, model: Model, worker: str, units: frozenset[int
 def alone(seen: Snapshot, backbone: str, worker: str) -> bool:
     """Whether ``worker`` is a formed pipeline of ``backbone`` by itself."""
     return any(
-        pipeline.phase is PipelinePhase.FORMED and [stage.worker for stage in pipeline.stages] == [worker]
+        len(pipeline.stages) == 1 and pipeline.stages[0].worker == worker and pipeline.phase is PipelinePhase.FORMED
         for pipeline in seen.by_backbone.get(backbone, ())
     )
 

@@ -14,6 +14,8 @@ from forebay_operator.decide.load import Memory
 TICK = 2.0
 """Seconds within which replicas may grow and shrink by their rates once."""
 
+RATES = Limit.UP_RATE, Limit.DOWN_RATE
+
 
 def ticked(memory: Memory, now: float, current: int) -> Memory:
     """``memory`` in the tick of ``now``, which begins with the ``current`` replicas. No time in it is in the future: a
@@ -79,7 +81,7 @@ def bounded(scale: Scale, scaling: Scaling) -> Scale:
 def ends(scale: Scale, memory: Memory, scaling: Scaling) -> list[float]:
     """Unix seconds when a limit that bites may let go, and when a panic ends; some of them are over."""
     times = [memory.panic_until]
-    if scale.limit in (Limit.UP_RATE, Limit.DOWN_RATE):
+    if scale.limit in RATES:
         times.append(memory.tick_began + TICK)
     if scale.limit is Limit.DELAY:
         times.append(memory.peaks[0][0] + scaling.scale_down_delay_seconds)

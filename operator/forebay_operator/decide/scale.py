@@ -211,8 +211,8 @@ def _inputs(case: _Case) -> tuple[Input, ...]:
 
 def _wake_at(case: _Case, scale: Scale, memory: Memory) -> float | None:
     times = limits.ends(scale, memory, case.scaling)
-    if case.idle_since is not None:
-        times.append(case.idle_since + case.scaling.scale_to_zero_grace_period_seconds)
+    if (since := case.idle_since) is not None:
+        times.append(since + case.scaling.scale_to_zero_grace_period_seconds)
     if (scale.desired or case.before) and _moves(case, scale):
         times.append((floor(case.now / LOOK_SECONDS) + 1) * LOOK_SECONDS)
     return min([at for at in times if at > case.now], default=None)
