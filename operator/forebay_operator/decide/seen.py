@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -198,28 +198,25 @@ class Snapshot:
         after.__dict__.update({**self.__dict__, "turns": turns})
         return after
 
-    def with_worker(self, name: str, change: Callable[[WorkerSeen], WorkerSeen]) -> Snapshot:
-        """With one that is ``change``d; as it is, if there is none of this ``name``."""
-        if name not in self.places:
-            return self
-        place = self.places[name]
-        before, now = self.workers[place], change(self.workers[place])
-        after = replace(self, workers=(*self.workers[:place], now, *self.workers[place + 1 :]))
+    def with_workers(self, changed: Mapping[str, WorkerSeen]) -> Snapshot:
+        """With these instead of those of the same names that it has."""
+        after = replace(self, workers=tuple(changed.get(worker.name, worker) for worker in self.workers))
         self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "draining")
         after.books.update(self.books)  # each says which worker it is of
-        after.__dict__["named"] = {**self.named, name: now}
-        after.__dict__["holders"] = self._holders_with(before, now)
+        after.__dict__["named"] = {**self.named, **changed}
+        after.__dict__["holders"] = self._holders_with(changed)
         after.formed.update(self.formed)
-        for backbone in self.served.get(name, ()):
+        for backbone in {backbone for name in changed for backbone in self.served.get(name, ())}:
             after.formed.pop(backbone, None)
         return after
 
-    def _holders_with(self, before: WorkerSeen, now: WorkerSeen) -> Mapping[str, tuple[WorkerSeen, ...]]:
-        """`holders`, when ``before`` has become ``now``."""
+    def _holders_with(self, changed: Mapping[str, WorkerSeen]) -> Mapping[str, tuple[WorkerSeen, ...]]:
+        """`holders`, when some workers have ``changed``."""
         found = dict(self.holders)
-        for backbone in before.holdings.keys() | now.holdings.keys():
-            others = [worker for worker in found.pop(backbone, ()) if worker is not before]
-            holding = [*others, now] if backbone in now.holdings else others
+        pairs = [(self.named[name], now) for name, now in changed.items()]
+        for backbone in {backbone for pair in pairs for worker in pair for backbone in worker.holdings}:
+            before = {worker.name: worker for worker in found.pop(backbone, ())}
+            holding = [worker for worker in {**before, **changed}.values() if backbone in worker.holdings]
             if holding:
                 found[backbone] = tuple(sorted(holding, key=lambda worker: self.places[worker.name]))
         return found
