@@ -118,7 +118,7 @@ def room(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
 def owed(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
     """Bytes that its link brings before anything of ``backbone``: what is urgent of others."""
     urgent = book(seen, worker).urgent
-    return sum(urgent.values()) - urgent.get(backbone, 0) if urgent else 0
+    return sum(urgent.values()) - urgent.get(backbone, 0)
 
 
 def _urgent_bytes(seen: Snapshot, backbone: str, held: HoldingSeen) -> int:

@@ -18,9 +18,9 @@ from forebay_operator.decide.doubt import doubts
 from forebay_operator.decide.dues import NO_LACK, Dues, Lack
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.kv import min_tokens
-from forebay_operator.decide.ledger import held_units, owed, whole
+from forebay_operator.decide.ledger import held_units, whole
 from forebay_operator.decide.order import Stages, fillers, holds, servable
-from forebay_operator.decide.place import candidates, nobody, rooms
+from forebay_operator.decide.place import behind, candidates, nobody, rooms
 from forebay_operator.decide.pressure import Payment, Turns
 from forebay_operator.decide.scale import Scale, desired
 from forebay_operator.decide.seen import Snapshot
@@ -204,7 +204,7 @@ def _place(seen: Snapshot, want: Want, banned: Set[str], given: Mapping[str, int
         prompt_tokens=want.prompt_tokens,
         kv_tokens=min_tokens(want.max_model_len),
         room=given or rooms(seen, want.backbone, banned),
-        owed={worker.name: bytes_ for worker in workers if (bytes_ := owed(seen, worker, want.backbone))},
+        owed=behind(seen, want.backbone, banned),
     )
 
 

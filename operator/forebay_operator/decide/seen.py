@@ -170,10 +170,12 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Able:
-    """Who may serve a backbone, the preferred first, and the bytes that each could still give to it, by name."""
+    """Who may serve a backbone, the preferred first; by name, the bytes that each could still give to it, and those
+    that its link brings first, where there are some: see `ledger`."""
 
     workers: tuple[WorkerSeen, ...]
     rooms: Mapping[str, int]
+    owed: Mapping[str, int]
 
 
 @dataclass(frozen=True)
