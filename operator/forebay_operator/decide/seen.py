@@ -213,14 +213,12 @@ class Snapshot:
         return after
 
     def _holders_with(self, changed: Mapping[str, WorkerSeen]) -> Mapping[str, tuple[WorkerSeen, ...]]:
-        """`holders`, when some workers have ``changed``."""
+        """`holders`, when some workers have ``changed``. What they had they have still, if only to leave it."""
         found = dict(self.holders)
-        pairs = [(self.named[name], now) for name, now in changed.items()]
-        for backbone in {backbone for pair in pairs for worker in pair for backbone in worker.holdings}:
-            before = {worker.name: worker for worker in found.pop(backbone, ())}
+        for backbone in {backbone for worker in changed.values() for backbone in worker.holdings}:
+            before = {worker.name: worker for worker in found.get(backbone, ())}
             holding = [worker for worker in {**before, **changed}.values() if backbone in worker.holdings]
-            if holding:
-                found[backbone] = tuple(sorted(holding, key=lambda worker: self.places[worker.name]))
+            found[backbone] = tuple(sorted(holding, key=lambda worker: self.places[worker.name]))
         return found
 
     def with_pipelines(
@@ -248,8 +246,11 @@ class Snapshot:
         """What workers serve ``after`` some pipelines changed: hardly any of them another than before."""
         backbones = {pipeline.backbone for pipeline in touched}
         now = {each.epoch: each for backbone in backbones for each in after.by_backbone.get(backbone, ())}
-        names = {stage.worker for pipeline in touched for stage in pipeline.stages}
-        mine = {name: _following(self.by_worker.get(name, ()), touched, now, name) for name in names}
+        concerned: dict[str, list[PipelineSeen]] = {}
+        for pipeline in touched:
+            for stage in pipeline.stages:
+                concerned.setdefault(stage.worker, []).append(pipeline)
+        mine = {name: _following(self.by_worker.get(name, ()), found, now) for name, found in concerned.items()}
         after.__dict__["by_worker"] = {**self.by_worker, **mine}
         after.__dict__["served"] = {**self.served, **{name: _backbones(found) for name, found in mine.items()}}
 
@@ -350,13 +351,13 @@ def _backbones(pipelines: Iterable[PipelineSeen]) -> frozenset[str]:
 
 
 def _following(
-    before: Iterable[PipelineSeen], touched: Iterable[PipelineSeen], now: Mapping[Epoch, PipelineSeen], worker: str
+    before: Iterable[PipelineSeen], touched: Iterable[PipelineSeen], now: Mapping[Epoch, PipelineSeen]
 ) -> tuple[PipelineSeen, ...]:
-    """The pipelines of ``worker`` once those ``touched`` are as ``now``, or gone. None moves from worker to worker."""
+    """The pipelines of a worker once those ``touched`` are as ``now``, or gone. None moves from worker to worker."""
     found = {each.epoch: each for each in before}
     for each in touched:
-        if each.epoch not in now:
-            found.pop(each.epoch, None)
-        elif any(stage.worker == worker for stage in each.stages):
+        if each.epoch in now:
             found[each.epoch] = now[each.epoch]
+        else:
+            found.pop(each.epoch, None)
     return tuple(found.values())
