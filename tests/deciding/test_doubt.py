@@ -56,7 +56,7 @@ def test_what_just_came_counts_from_now_and_what_leaves_or_takes_no_questions_no
     assert doubts(seen, NOW) == {"x": NOW + UNASKED}
     assert doubts(held([UNKNOWN], pool="", ready=False), NOW) == {}
     assert doubts(held([IN_VAIN], pool="", ready=False), NOW) == {}
-    leaving = seen.with_worker("w0", lambda w: replace(w, holdings={"x": HoldingSeen(leaving=True)}))
+    leaving = seen.with_workers({"w0": replace(seen.named["w0"], holdings={"x": HoldingSeen(leaving=True)})})
     assert doubts(leaving, NOW) == {}
     assert doubts(held([function("f"), NO_POOL]), NOW) == {}
 

@@ -147,7 +147,7 @@ def test_a_cover_uses_each_worker_once_and_stops_at_the_stage_limit() -> None:
     seen = snapshot((), workers)
     want = Want("b", desired=1, max_stages=3)
     assert cover(seen, want, frozenset()) == (Stage("w0", 0, 2), Stage("w1", 3, 4), Stage("w2", 5, 5))
-    assert cover(seen, replace(want, max_stages=2), frozenset()) is None
+    assert cover(seen, want._replace(max_stages=2), frozenset()) is None
     assert cover(seen, want, frozenset({"w1"})) is None
     assert cover(snapshot(), want, frozenset()) is None
 

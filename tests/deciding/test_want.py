@@ -9,7 +9,7 @@ from deciding.values import function, model, snapshot, worker
 from forebay_api.function import LoadingStrategy, Scaling
 from forebay_operator.decide.scale import Scale, Why, desired
 from forebay_operator.decide.seen import DemandSeen
-from forebay_operator.decide.want import wants
+from forebay_operator.decide.want import in_order, wants
 
 TROUBLE = ("PrometheusTimeout", "Prometheus did not answer within 2 s")
 
@@ -51,7 +51,7 @@ def test_a_full_load_is_one_stage_and_an_unset_length_is_the_models() -> None:
 def test_nobodys_backbone_is_wanted_zero_times_unless_it_may_be_somebodys() -> None:
     seen = snapshot([function(backbone="")], [worker("w0", resident=range(6), backbone="x")], [])
     scales = {seen.functions[0].function.key: Scale(0, Why.NO_REQUEST_YET, "")}
-    assert wants(seen, scales, {"x"}) == ()
+    assert wants(seen, scales, {"x"}) == []
     (want,) = wants(seen, scales)
     assert (want.backbone, want.desired) == ("x", 0)
 
@@ -64,4 +64,5 @@ def test_who_waits_longest_comes_first() -> None:
     ]
     seen = snapshot(functions, (), [model("a"), model("b"), model("c")])
     scales = {f.function.key: desired(f, NOW) for f in functions}
-    assert [want.backbone for want in wants(seen, scales)] == ["b", "a", "c"]
+    ordered = in_order(wants(seen, scales), {}, NOW)
+    assert [want.backbone for want in ordered] == ["b", "a", "c"]

@@ -15,11 +15,12 @@ needed.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
-from itertools import pairwise, permutations
+from itertools import accumulate, pairwise, permutations
 from math import inf
 from types import MappingProxyType
 
@@ -248,7 +249,7 @@ def orders(sites: _Sites, count: int) -> Iterator[tuple[_Site, ...]]:
     tried: set[tuple[int, ...]] = set()
     ordered = permutations(sites.all, count) if len(sites.all) <= EXHAUSTIVE else _likely(sites, count)
     # The nearest first, since of equals the first is taken: a hop that hides behind loading is felt at every token.
-    for order in sorted(ordered, key=_far_hops):
+    for order in sorted(dict.fromkeys(ordered), key=_far_hops):
         kinds = tuple([sites.kind(site) for site in order])
         if kinds not in tried:
             tried.add(kinds)
@@ -333,29 +334,31 @@ class _Table:
         if held := site.resident:
             seconds = [0.0 if unit in held else each for unit, each in enumerate(seconds)]
             taken = [self._kv[unit] if unit in held else each for unit, each in enumerate(taken)]
-        alone = seconds
-        for begin in range(count):
-            done, room = arrivals[begin], site.room
+        alone, sizes, loads = seconds, list(accumulate(taken, initial=0)), all(seconds[1:])
+        for begin in reversed(range(count)):
+            done = arrivals[begin]
             if done == inf:
                 continue
+            end = bisect_right(sizes, sizes[begin] + site.room) - 1  # the first that has no room
             queued, before = 0.0, landed[begin]
             if site.owed:
                 seconds = _behind(site.owed / rate, alone, begin, held)
             # The embedding is loaded after the layers: it is not waited for, but it must land.
             aside = seconds[0] if begin == 0 else 0.0
-            for unit in range(begin, count):  # most of what a search costs: comparisons instead of calls
-                room -= taken[unit]
-                if room < 0:
-                    break
+            for unit in range(begin, end):  # most of what a search costs: comparisons instead of calls
                 if unit:
                     queued += seconds[unit]
                     done = (queued if queued > done else done) + compute[unit]
                     if done >= soonest:
                         break
                 if done > finish[unit]:
+                    if loads:
+                        break  # who begins later has less to load: it stays ahead
                     continue
-                latest = queued + aside if queued + aside > before else before
-                if done < finish[unit] or latest < latest_of[unit]:
+                latest = queued + aside
+                if latest < before:
+                    latest = before
+                if done < finish[unit] or latest <= latest_of[unit]:
                     finish[unit], latest_of[unit], first[unit] = done, latest, begin
         return _Front(finish, latest_of, first)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide import levy, turns
-from forebay_operator.decide.cut import Refusal
-from forebay_operator.decide.evict import Cutter
+from forebay_operator.decide.cut import Cut, Refusal
 from forebay_operator.decide.pressure import PATIENCE, Kind, Payment, Stake, Turns
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.stakes import stakes
 from forebay_operator.decide.want import Want
+
+Placer = Callable[[Snapshot, Want, Set[str], Mapping[str, int]], Cut | Refusal]
+"""The cut of what is wanted that is possible without some workers, when each has that much room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,12 @@ class Lack:
     refusal: Refusal | None = None
     more: int = 0
 
+    def __bool__(self) -> bool:
+        return self.refusal is not None or self.more > 0
+
+
+NO_LACK = Lack()
+
 
 @dataclass(slots=True)
 class Dues:
@@ -32,48 +41,49 @@ class Dues:
     wanted: Sequence[Want]
     before: Turns
     now: float
+    place: Placer
     payments: list[Payment] = field(init=False)
     new: list[Payment] = field(default_factory=list)
     wakes: list[float] = field(default_factory=list)
     refused: dict[str, Refusal] = field(default_factory=dict)
+    _owed: dict[str, set[str]] = field(init=False)
     _reserved: set[str] = field(default_factory=set)
     _stakes: tuple[Stake, ...] | None = None
 
     def __post_init__(self) -> None:
-        self.payments = list(self.before.payments)
+        self._pay(self.before.payments)
 
-    def owed(self) -> Mapping[str, Set[str]]:
-        """The workers that each payer leaves."""
-        found: dict[str, set[str]] = {}
-        for payment in self.payments:
-            found.setdefault(payment.payer, set()).update(payment.workers)
-        return found
+    def _pay(self, payments: Sequence[Payment]) -> None:
+        """``payments`` are those under way from now on; ``_owed`` are the workers that each payer leaves."""
+        self.payments = list(payments)
+        self._owed = {}
+        for payment in payments:
+            self._owed.setdefault(payment.payer, set()).update(payment.workers)
 
     def banned(self, seen: Snapshot, want: Want) -> frozenset[str]:
         """The workers that ``want`` may not use."""
         strange = {name for name in self._reserved if want.backbone not in seen.named[name].holdings}
-        return want.outside(seen) | self.owed().get(want.backbone, set()) | strange
+        return want.outside(seen).union(self._owed.get(want.backbone, ()), strange)
 
-    def settle(self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter) -> None:
+    def settle(self, seen: Snapshot, want: Want, lack: Lack) -> None:
         """Sees to it that somebody pays to ``want`` what it lacks, if anybody has to."""
         mine = [payment for payment in self.payments if payment.receiver == want.backbone]
-        lacks = lack.refusal is not None or lack.more > 0
-        fresh = all(self.now < payment.at + PATIENCE for payment in mine)
-        if lacks and fresh and turns.under_way(seen, mine):
-            found = self._instead(seen, want, lack, cut_with, mine)
+        found = levy.NOTHING
+        if lack and all(self.now < payment.at + PATIENCE for payment in mine) and turns.under_way(seen, mine):
+            found = self._instead(seen, want, lack, mine)
             if not found.payments:
                 self._keep(seen, want, lack, mine)
                 return
-        else:
-            found = self._levy(seen, want, lack, cut_with) if lacks and want.claims else levy.Levy()
+        elif lack and want.claims:
+            found = self._levy(seen, want, lack)
         refusal = found.refusal or lack.refusal
         if refusal is not None:
-            paying = want.backbone in self.owed()
+            paying = want.backbone in self._owed
             self.refused[want.backbone] = Refusal(Reason.QUEUED, refusal.message) if paying else refusal
         if found.wake_at is not None:
             self.wakes.append(found.wake_at)
-        for payment in mine:
-            self.payments.remove(payment)
+        if mine:
+            self._pay([payment for payment in self.payments if payment.receiver != want.backbone])
         if found.payments:
             self._take(seen, want, lack, found)
 
@@ -85,25 +95,24 @@ class Dues:
     def wake_at(self) -> float | None:
         return min((*self.wakes, *(payment.at + PATIENCE for payment in self.payments)), default=None)
 
-    def _instead(self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter, mine: Sequence[Payment]) -> levy.Levy:
+    def _instead(self, seen: Snapshot, want: Want, lack: Lack, mine: Sequence[Payment]) -> levy.Levy:
         """Of who is idle by now, what others who pay have use for and have not left yet."""
         if lack.refusal is None or not any(payment.dear for payment in mine):
-            return levy.Levy()
-        return self._levy(seen, want, lack, cut_with, besides=frozenset(payment.payer for payment in mine))
+            return levy.NOTHING
+        return self._levy(seen, want, lack, besides=frozenset(payment.payer for payment in mine))
 
-    def _levy(
-        self, seen: Snapshot, want: Want, lack: Lack, cut_with: Cutter, besides: Set[str] | None = None
-    ) -> levy.Levy:
+    def _levy(self, seen: Snapshot, want: Want, lack: Lack, besides: Set[str] | None = None) -> levy.Levy:
         """``besides``: of idle ones alone, and none of these."""
         if lack.refusal is not None and lack.refusal.reason is not Reason.INSUFFICIENT_GPUS:
-            return levy.Levy()
-        owed = self.owed()
+            return levy.NOTHING
         if self._stakes is None:
-            self._stakes = stakes(seen, self.wanted, owed, self.now)
+            self._stakes = stakes(seen, self.wanted, self._owed, self.now)
         able = [s for s in self._stakes if besides is None or (s.kind is Kind.IDLE and s.backbone not in besides)]
-        asks = levy.claim(seen, want, owed.get(want.backbone, set()), self.now)
-        banned = want.outside(seen) | self._reserved | owed.get(want.backbone, set())
+        owed = self._owed.get(want.backbone, set())
+        asks = levy.claim(seen, want, owed, self.now)
+        banned = want.outside(seen) | self._reserved | owed
         if lack.refusal is not None:
+            cut_with = partial(self.place, seen, want, self.banned(seen, want))
             return levy.for_first(seen, want, asks, able, banned, cut_with, self.now)
         return levy.for_more(seen, want, asks, able, banned, lack.more, self.now)
 
@@ -116,7 +125,7 @@ class Dues:
         """Who comes later in the order and was promised the same goes without."""
         taken = {worker for payment in found.payments for worker in payment.workers}
         others = [replace(p, workers=tuple(w for w in p.workers if w not in taken)) for p in self.payments]
-        self.payments = [*(payment for payment in others if payment.workers), *found.payments]
+        self._pay([*(payment for payment in others if payment.workers), *found.payments])
         self.new += found.payments
         self._stakes = None
         self._keep(seen, want, lack, found.payments)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 from forebay_api.function import Scaling, ScalingMetric
 from forebay_operator.decide.load import Load, Source
@@ -23,22 +23,20 @@ MOST = 2.0**31
 and not all can be counted with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """The means that one source gives, and what one replica should have of them. ``unit`` is a word for people."""
+class Means(NamedTuple):
+    """The means that one source gives, and what one replica should have of them; ``stable`` and ``panic`` are what they
+    are worth in replicas. ``unit`` is a word for people."""
 
     load: Load
     source: Source
     per_replica: float
     unit: str
+    stable: float
+    panic: float
 
-    @property
-    def stable(self) -> float:
-        return self._worth(self.load.stable)
-
-    @property
-    def panic(self) -> float:
-        return self._worth(self.load.panic)
+    @classmethod
+    def of(cls, load: Load, source: Source, per_replica: float, unit: str) -> Means:
+        return cls(load, source, per_replica, unit, _worth(load.stable, per_replica), _worth(load.panic, per_replica))
 
     def in_time(self, scaling: Scaling, lead: float) -> float:
         """Replicas' worth after ``lead`` seconds (of which one window counts), if the load goes on rising as it does; 0
@@ -46,19 +44,21 @@ class Means:
 
         A mean is that of the middle of its window, so the two of them give a slope. Of what rises, that counts which is
         more than noise: where a trend begins it changes nothing."""
-        apart = (min(self.load.known, float(scaling.window_seconds)) - panic_seconds(scaling)) / 2
         rise = self.panic - RISING * self.stable
-        if lead <= 0 or apart <= 0 or rise <= 0:
+        if lead <= 0 or rise <= 0:
+            return 0.0
+        apart = (min(self.load.known, float(scaling.window_seconds)) - panic_seconds(scaling)) / 2
+        if apart <= 0:
             return 0.0
         ahead = apart + min(lead, float(scaling.window_seconds))
         return round(min(self.stable + rise / apart * ahead, FURTHEST * self.panic), DIGITS)
 
-    def _worth(self, amount: float) -> float:
-        return round(min(max(amount, 0.0) / self.per_replica, MOST), DIGITS)
+
+def _worth(amount: float, per_replica: float) -> float:
+    return 0.0 if amount <= 0 else round(min(amount / per_replica, MOST), DIGITS)
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
+class Gauge(NamedTuple):
     """``stable`` and ``panic``: the means that count, ``rising``: all whose trend does; ``all_sources``: everything
     known. ``blind``: why nothing may be concluded from low numbers, empty when it may. ``filling``: why the stable mean
     is not one yet. ``held``: replicas' worth of what waits and runs at this moment."""
@@ -84,7 +84,7 @@ def gauge(function: FunctionSeen) -> Gauge:
     else:
         stable = _asked(scaling, measured.load, counted, ageless=measured.ageless)
         rising = (stable,) if own else (stable, counted)
-        panic = max(rising, key=lambda means: means.panic)
+        panic = stable if own or stable.panic >= counted.panic else counted
     held = 0.0
     if not own and scaling.metric is ScalingMetric.CONCURRENCY:
         held = round((demand.waiting + demand.in_flight) / counted.per_replica, DIGITS)
@@ -98,15 +98,15 @@ def panic_seconds(scaling: Scaling) -> float:
 
 def _counted(scaling: Scaling, load: Load) -> Means:
     unit = "requests" if scaling.metric is ScalingMetric.CONCURRENCY else "tokens/s"
-    return Means(load, Source.GATEWAYS, scaling.aim(scaling.target), unit)
+    return Means.of(load, Source.GATEWAYS, scaling.aim(scaling.target), unit)
 
 
 def _asked(scaling: Scaling, load: Load, counted: Means, *, ageless: bool) -> Means:
     if scaling.prometheus is None:
-        return Means(load, Source.PROMETHEUS, counted.per_replica, counted.unit)
+        return Means.of(load, Source.PROMETHEUS, counted.per_replica, counted.unit)
     per_replica = scaling.aim(scaling.prometheus.target)
     unit = "by its own query, whose age nothing tells" if ageless else "by its own query"
-    return Means(load, Source.PROMETHEUS, per_replica, unit)
+    return Means.of(load, Source.PROMETHEUS, per_replica, unit)
 
 
 def _blind(function: FunctionSeen) -> str:

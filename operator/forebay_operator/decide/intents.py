@@ -6,32 +6,38 @@ what workers report, so that nothing is ordered twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from forebay_api.model import Epoch
 from forebay_operator.decide.seen import FunctionSeen, HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
-from forebay_operator.decide.steps import Drain, Drop, Form, Hold, Inspect, Prepare, Step
+from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Hold, Inspect, Prepare, Step
 
 
 def applied(seen: Snapshot, steps: Sequence[Step]) -> Snapshot:
     """``seen`` with ``steps`` told. What takes time has not happened: memory that a `Drop` or a `Dissolve` will free
     is still taken, a formed pipeline is reported by nobody. Steps whose effect is there already change nothing."""
+    heard: dict[str, WorkerSeen] = {}
     for step in steps:
-        seen = _after(seen, step)
-    return seen
+        if not isinstance(step, Prepare | Hold | Drop):
+            seen = _after(seen, step)
+        elif (worker := heard.get(step.worker) or seen.named.get(step.worker)) is not None:
+            heard[step.worker] = _hearing(worker, step)
+    return seen.with_workers(heard) if heard else seen
 
 
-def _after(seen: Snapshot, step: Step) -> Snapshot:
+def _hearing(worker: WorkerSeen, step: Prepare | Hold | Drop) -> WorkerSeen:
+    if isinstance(step, Prepare):
+        return _preparing(worker, step)
+    before = worker.holdings.get(step.backbone)
+    held = _holding(before, step) if isinstance(step, Hold) else _dropping(before, step)
+    return worker if held is None else replace(worker, holdings={**worker.holdings, step.backbone: held})
+
+
+def _after(seen: Snapshot, step: Inspect | Form | Drain | Dissolve) -> Snapshot:
     match step:
         case Inspect():
             return replace(seen, functions=tuple(_inspecting(function, step) for function in seen.functions))
-        case Prepare():
-            return seen.with_worker(step.worker, lambda worker: _preparing(worker, step))
-        case Hold():
-            return _with_holding(seen, step.worker, step.backbone, lambda held: _holding(held, step))
-        case Drop():
-            return _with_holding(seen, step.worker, step.backbone, lambda held: _dropping(held, step))
         case Form():
             return _with_pipeline(seen, step)
         case Drain():
@@ -101,7 +107,7 @@ def _dropping(held: HoldingSeen | None, step: Drop) -> HoldingSeen | None:
 
 
 def _with_pipeline(seen: Snapshot, step: Form) -> Snapshot:
-    if any(pipeline.epoch == step.epoch for pipeline in seen.pipelines):
+    if step.epoch < seen.next_epoch and _of_epoch(seen, step.epoch):
         return seen
     formed = PipelineSeen(step.epoch, step.backbone, step.stages, PipelinePhase.FORMED, kv_blocks=step.kv_blocks)
     following = Epoch(step.epoch.term, step.epoch.counter + 1)
@@ -112,14 +118,3 @@ def _draining(pipeline: PipelineSeen, step: Drain) -> PipelineSeen:
     if pipeline.epoch != step.epoch or pipeline.phase is not PipelinePhase.FORMED:
         return pipeline
     return replace(pipeline, phase=PipelinePhase.DRAINING)
-
-
-def _with_holding(
-    seen: Snapshot, name: str, backbone: str, change: Callable[[HoldingSeen | None], HoldingSeen | None]
-) -> Snapshot:
-    def changed(worker: WorkerSeen) -> WorkerSeen:
-        holdings: Mapping[str, HoldingSeen] = worker.holdings
-        held = change(holdings.get(backbone))
-        return worker if held is None else replace(worker, holdings={**holdings, backbone: held})
-
-    return seen.with_worker(name, changed)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from forebay_api.model import Model
+from forebay_operator.decide.ledger import link_bytes
 from forebay_operator.decide.links import share
 from forebay_operator.decide.seen import NOTHING, FunctionSeen, HoldingSeen, Snapshot, WorkerSeen
 
@@ -38,14 +39,14 @@ def _soonest(
     fresh = next((worker for worker in fastest if worker.serves(pool) and backbone not in worker.holdings), None)
     begun = [worker for worker in seen.holders.get(backbone, ()) if worker.ready and worker.serves(pool)]
     model = seen.backbones[backbone].model
-    times = [_seconds(model, worker, sharing) for worker in (*begun, *([fresh] if fresh else []))]
-    return min((seconds for seconds in times if seconds > 0), default=0.0)
+    times = [_seconds(model, worker, sharing) for worker in (begun if fresh is None else [*begun, fresh])]
+    return min([seconds for seconds in times if seconds > 0], default=0.0)
 
 
 def _seconds(model: Model, worker: WorkerSeen, sharing: Mapping[str, int]) -> float:
     """Of what it lacks, beside all that load through its bucket by now; 0 where it has all."""
     held = worker.holdings.get(model.backbone, NOTHING)
-    lacking = sum(unit.link_bytes for unit in model.units if unit.index not in held.resident)
+    lacking = model.link_bytes - link_bytes(model, held.resident)
     return lacking / share(worker.link, sharing[worker.link.bucket] + (not _loading(held)))
 
 

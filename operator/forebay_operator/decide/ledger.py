@@ -22,6 +22,13 @@ def unit_bytes(model: Model, units: Collection[int]) -> int:
     return sum(model.units[unit].resident_bytes for unit in units)
 
 
+def link_bytes(model: Model, units: Collection[int]) -> int:
+    """What each unit once takes over a link."""
+    if len(units) == len(model.units):
+        return model.link_bytes
+    return sum(model.units[unit].link_bytes for unit in units)
+
+
 def layers_of(model: Model, stage: Stage) -> int:
     """How many decoder layers, which alone have KV, are in ``stage``."""
     return model.layers_before[stage.last + 1] - model.layers_before[stage.first]
@@ -45,7 +52,10 @@ def book(seen: Snapshot, worker: WorkerSeen) -> Book:
     known = seen.books.get(worker.name)
     if known is None or known[0] is not worker:
         held = {backbone: holding_bytes(seen, worker, backbone) for backbone in worker.holdings}
-        known = seen.books[worker.name] = worker, Book(held, kv_reserved(seen, worker) + sum(held.values()))
+        urgent = {
+            backbone: _urgent_bytes(seen, backbone, has) for backbone, has in worker.holdings.items() if has.urgent
+        }
+        known = seen.books[worker.name] = worker, Book(held, kv_reserved(seen, worker) + sum(held.values()), urgent)
     return known[1]
 
 
@@ -88,7 +98,7 @@ def _promised_kv(seen: Snapshot, model: Model, worker: str, units: frozenset[int
 def alone(seen: Snapshot, backbone: str, worker: str) -> bool:
     """Whether ``worker`` is a formed pipeline of ``backbone`` by itself."""
     return any(
-        pipeline.phase is PipelinePhase.FORMED and [stage.worker for stage in pipeline.stages] == [worker]
+        len(pipeline.stages) == 1 and pipeline.stages[0].worker == worker and pipeline.phase is PipelinePhase.FORMED
         for pipeline in seen.by_backbone.get(backbone, ())
     )
 
@@ -106,19 +116,18 @@ def room(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
 
 
 def owed(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
-    """Bytes that its link brings before anything of ``backbone``, as far as was reported: what is urgent of others."""
-    total = 0
-    for other, held in worker.holdings.items():
-        if held.urgent and other != backbone and other in seen.backbones:
-            total += _urgent_bytes(seen.backbones[other].model, held)
-    return total
+    """Bytes that its link brings before anything of ``backbone``: what is urgent of others."""
+    urgent = book(seen, worker).urgent
+    return sum(urgent.values()) - urgent.get(backbone, 0)
 
 
-def _urgent_bytes(model: Model, held: HoldingSeen) -> int:
+def _urgent_bytes(seen: Snapshot, backbone: str, held: HoldingSeen) -> int:
     """That have yet to come. Of a unit that is on its way some have come already: those that no unit here accounts
     for."""
-    if len(held.resident) == len(model.units) or held.leaving or held.error:
+    known = seen.backbones.get(backbone)
+    if known is None or len(held.resident) == len(known.model.units) or held.leaving or held.error:
         return 0
-    missing = [model.units[unit].link_bytes for unit in held.order[: held.urgent] if unit not in held.resident]
-    begun = held.bytes_loaded - sum(model.units[unit].link_bytes for unit in held.resident)
-    return max(sum(missing) - max(begun, 0), 0)
+    model = known.model
+    missing = [unit for unit in held.order[: held.urgent] if unit not in held.resident]
+    begun = held.bytes_loaded - link_bytes(model, held.resident)
+    return max(link_bytes(model, missing) - max(begun, 0), 0)

@@ -23,6 +23,9 @@ class Levy:
     wake_at: float | None = None
 
 
+NOTHING = Levy()
+
+
 def claim(seen: Snapshot, want: Want, owed: Set[str], now: float) -> Claim:
     """``owed``: workers that it leaves itself."""
     turn = seen.turns.of.get(want.backbone, Turn())
@@ -65,7 +68,7 @@ def for_first(
         why = f"functions of higher priority have the devices; priority counts no more after {AGING:.0f} s of waiting"
         at = seen.turns.of[asks.backbone].lacking + AGING
         return Levy(refusal=Refusal(Reason.QUEUED, why), wake_at=at)
-    return Levy()
+    return NOTHING
 
 
 def for_more(

@@ -5,7 +5,6 @@ Each takes a decision and gives it back, changed where it bites. What comes late
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil, floor
 
 from forebay_api.function import Scaling
@@ -14,6 +13,8 @@ from forebay_operator.decide.load import Memory
 
 TICK = 2.0
 """Seconds within which replicas may grow and shrink by their rates once."""
+
+RATES = Limit.UP_RATE, Limit.DOWN_RATE
 
 
 def ticked(memory: Memory, now: float, current: int) -> Memory:
@@ -24,7 +25,7 @@ def ticked(memory: Memory, now: float, current: int) -> Memory:
         return memory
     peaks = tuple((min(at, now), count) for at, count in memory.peaks)
     began, base = (memory.tick_began, memory.tick_base) if within else (now, current)
-    return replace(memory, peaks=peaks, tick_began=began, tick_base=base)
+    return memory._replace(peaks=peaks, tick_began=began, tick_base=base)
 
 
 def rated(scale: Scale, memory: Memory, scaling: Scaling) -> Scale:
@@ -77,15 +78,15 @@ def bounded(scale: Scale, scaling: Scaling) -> Scale:
     return scale
 
 
-def wake_at(scale: Scale, memory: Memory, scaling: Scaling, now: float) -> float | None:
-    """When a limit that bites may let go, and when a panic ends."""
+def ends(scale: Scale, memory: Memory, scaling: Scaling) -> list[float]:
+    """Unix seconds when a limit that bites may let go, and when a panic ends; some of them are over."""
     times = [memory.panic_until]
-    if scale.limit in (Limit.UP_RATE, Limit.DOWN_RATE):
+    if scale.limit in RATES:
         times.append(memory.tick_began + TICK)
     if scale.limit is Limit.DELAY:
         times.append(memory.peaks[0][0] + scaling.scale_down_delay_seconds)
-    return min([at for at in times if at > now], default=None)
+    return times
 
 
 def _limited(scale: Scale, desired: int, limit: Limit, message: str) -> Scale:
-    return replace(scale, desired=desired, limit=limit, message=f"{scale.message}; {message}")
+    return scale._replace(desired=desired, limit=limit, message=f"{scale.message}; {message}")

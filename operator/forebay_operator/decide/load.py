@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Source(StrEnum):
@@ -36,8 +37,7 @@ class Measured:
     ageless: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """What a decision leaves to the next one of the same function. Times in unix seconds.
 
     ``last``: the replicas that it came to; None where there was none. ``panic_until``: 0 outside of panic;

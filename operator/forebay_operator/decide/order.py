@@ -33,7 +33,8 @@ def rotated(stages: Sequence[Stage], worker: str) -> tuple[int, ...]:
 
 def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: Set[str]) -> tuple[Hold, ...]:
     """The orders that workers must be told anew so that the segments of ``pipelines`` (the best first) are loaded, and
-    all units by those ``filling``. A worker whose order does as much already is left alone, as is one that failed."""
+    all units by those ``filling``. A worker whose order does as much already is left alone, as is one that has
+    everything, and one that failed."""
     found = []
     segments: dict[str, list[Stage]] = {name: [] for name in filling}
     for stage in (stage for stages in pipelines for stage in stages):
@@ -41,7 +42,8 @@ def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: S
     there = [seen.places[name] for name in segments if name in seen.places]
     for worker in (seen.workers[place] for place in sorted(there)):
         held = _held(worker, backbone)
-        if worker.ready and not held.error and not held.leaving:
+        full = len(held.resident) > pipelines[0][-1].last
+        if worker.ready and not (held.error or held.leaving or full):
             hold = _hold(worker.name, backbone, pipelines, segments[worker.name], worker.name in filling)
             if _differs(hold, held):
                 found.append(hold)

@@ -7,7 +7,7 @@ from operator import itemgetter
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide.cut import Refusal
-from forebay_operator.decide.ledger import book, room, unit_bytes
+from forebay_operator.decide.ledger import book, owed, room, unit_bytes
 from forebay_operator.decide.seen import Able, Snapshot, WorkerSeen
 
 NONE = frozenset[str]()
@@ -24,22 +24,31 @@ def rooms(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> Mapp
     return _able(seen, backbone, banned).rooms
 
 
+def behind(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> Mapping[str, int]:
+    """Bytes that the link of each candidate brings first, as `ledger.owed` has it, where there are some."""
+    return _able(seen, backbone, banned).owed
+
+
 def _able(seen: Snapshot, backbone: str, banned: Set[str]) -> Able:
     """Worked out once for each backbone of a snapshot."""
     asked = backbone, frozenset(banned)
     if asked not in seen.able:
         model = seen.backbones[backbone].model
-        ranked = []
+        ranked, first = [], {}
         for worker in seen.workers:
+            if not usable(seen, backbone, worker, banned):
+                continue
+            spoken = book(seen, worker)
             if backbone not in worker.holdings:  # most of them
-                held, free = 0, worker.memory - book(seen, worker).total
+                held, free = 0, worker.memory - spoken.total
             else:
                 held = unit_bytes(model, worker.holdings[backbone].resident)
                 free = room(seen, worker, backbone)
-            if usable(seen, backbone, worker, banned):
-                ranked.append((-held, -free, _others(seen, worker, backbone), worker.name, worker))
+            if spoken.urgent and (bytes_ := owed(seen, worker, backbone)):
+                first[worker.name] = bytes_
+            ranked.append((-held, -free, _others(seen, worker, backbone), worker.name, worker))
         ranked.sort(key=itemgetter(0, 1, 2, 3))
-        seen.able[asked] = Able(tuple(each[4] for each in ranked), {each[3]: -each[1] for each in ranked})
+        seen.able[asked] = Able(tuple([each[4] for each in ranked]), {each[3]: -each[1] for each in ranked}, first)
     return seen.able[asked]
 
 

@@ -8,20 +8,19 @@ requests first, and whatever differs becomes a step.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 from forebay_api.conditions import Reason
 from forebay_api.function import FunctionKey
 from forebay_operator.decide import lead, routes
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.doubt import doubts
-from forebay_operator.decide.dues import Dues, Lack
+from forebay_operator.decide.dues import NO_LACK, Dues, Lack
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.kv import min_tokens
-from forebay_operator.decide.ledger import held_units, owed, whole
+from forebay_operator.decide.ledger import held_units, whole
 from forebay_operator.decide.order import Stages, fillers, holds, servable
-from forebay_operator.decide.place import candidates, nobody, rooms
+from forebay_operator.decide.place import behind, candidates, nobody, rooms
 from forebay_operator.decide.pressure import Payment, Turns
 from forebay_operator.decide.scale import Scale, desired
 from forebay_operator.decide.seen import Snapshot
@@ -88,16 +87,15 @@ def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], doubted: Col
     known = wants(draft.seen, scales, doubted)
     claiming = {want.backbone for want in known if want.claims}
     turns = advanced(draft.seen, waiting(draft.seen, scales), claiming, now)
-    draft.seen = replace(draft.seen, turns=turns)
-    there = draft.seen.holders.keys() | draft.seen.by_backbone.keys()
-    wanted = in_order([want for want in known if want.desired or want.backbone in there], turns.of, now)
-    dues = Dues(wanted, turns, now)
+    draft.seen = draft.seen.with_turns(turns)
+    wanted = in_order(known, turns.of, now)
+    dues = Dues(wanted, turns, now, _place)
     settled: dict[str, Want] = {}
     for want in wanted:
         lack = _settle(draft, want, dues.banned(draft.seen, want))
         asked = len(dues.new)
-        dues.settle(draft.seen, want, lack, partial(_place, draft.seen, want, dues.banned(draft.seen, want)))
-        for payer in sorted({payment.payer for payment in dues.new[asked:]} & settled.keys()):
+        dues.settle(draft.seen, want, lack)
+        for payer in sorted({payment.payer for payment in dues.new[asked:] if payment.payer in settled}):
             _settle(draft, settled[payer], dues.banned(draft.seen, settled[payer]))
         settled[want.backbone] = want
     return dues
@@ -124,7 +122,7 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
             pools.setdefault(function.backbone, set()).add(function.function.spec.pool)
     ready = sorted((worker for worker in seen.workers if worker.ready), key=lambda worker: worker.name)
     everywhere = frozenset[str]().union(*(worker.prepared for worker in ready[:1]))
-    everywhere = everywhere.intersection(*(worker.prepared for worker in ready))
+    everywhere = everywhere.intersection(*{worker.prepared for worker in ready})
     for backbone in sorted(pools):
         if backbone in everywhere and seen.backbones[backbone].costs.layer:
             continue
@@ -143,10 +141,12 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
 def _settle(draft: _Draft, want: Want, banned: Set[str]) -> Lack:
     """Adds the steps for one backbone. Returns what it lacks."""
     backbone = want.backbone
+    if routes.at_rest(draft.seen, want, banned):
+        return NO_LACK
     draft.add(routes.endings(draft.seen, backbone))
     if not want.desired:
         _clear(draft, want)
-        return Lack()
+        return NO_LACK
     kept = routes.keepers(draft.seen, want, banned)
     draft.add(routes.drains(draft.seen, want, kept, banned))
     serving = routes.formed(draft.seen, backbone)
@@ -160,7 +160,7 @@ def _settle(draft: _Draft, want: Want, banned: Set[str]) -> Lack:
     serves = any(routes.reported(pipeline) and servable(draft.seen, backbone, pipeline.stages) for pipeline in serving)
     staying = filling.union(kept, _failed(draft.seen, backbone))
     # Until something serves, what is held may be all that the next plan has to build on.
-    draft.add(routes.drops(draft.seen, backbone, (staying if serves else _all(draft.seen)) - banned))
+    draft.add(routes.drops(draft.seen, backbone, (staying if serves else draft.seen.places.keys()) - banned))
     draft.add(holds(draft.seen, backbone, pipelines, filling))
     _form(draft, want, cut, kept, banned)
     if isinstance(cut, Refusal):
@@ -181,14 +181,9 @@ def _failed(seen: Snapshot, backbone: str) -> frozenset[str]:
     return frozenset(w.name for w in seen.holders.get(backbone, ()) if w.holdings[backbone].error)
 
 
-def _all(seen: Snapshot) -> frozenset[str]:
-    return frozenset(worker.name for worker in seen.workers)
-
-
 def _clear(draft: _Draft, want: Want) -> None:
     """To zero: no new requests, running ones end, then everything leaves."""
-    everyone = _all(draft.seen)
-    draft.add(routes.drains(draft.seen, want, (), everyone))
+    draft.add(routes.drains(draft.seen, want, (), draft.seen.places.keys()))
     living = [pipeline.stages for pipeline in routes.of_backbone(draft.seen, want.backbone)]
     draft.add(holds(draft.seen, want.backbone, living, frozenset()))
     draft.add(routes.drops(draft.seen, want.backbone, frozenset()))
@@ -209,7 +204,7 @@ def _place(seen: Snapshot, want: Want, banned: Set[str], given: Mapping[str, int
         prompt_tokens=want.prompt_tokens,
         kv_tokens=min_tokens(want.max_model_len),
         room=given or rooms(seen, want.backbone, banned),
-        owed={worker.name: bytes_ for worker in workers if (bytes_ := owed(seen, worker, want.backbone))},
+        owed=behind(seen, want.backbone, banned),
     )
 
 

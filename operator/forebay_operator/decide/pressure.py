@@ -63,6 +63,9 @@ class Turn:
         return bool(self.lacking) and now >= self.lacking + AGING
 
 
+NO_TURN = Turn()
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
     """What a pass leaves to the next one: whose turn it is, and the payments that are under way."""
@@ -138,9 +141,9 @@ def payable(claim: Claim, stakes: Iterable[Stake], now: float) -> tuple[Stake, .
 def rank(stake: Stake) -> tuple[int, bool, float, float, int, str, str]:
     """Idle ones by score; surplus by priority, the largest first; last ones of the lowest priority, whose turn has
     been the longest, those that nobody asks before those with requests."""
-    within = {
-        Kind.IDLE: (False, -stake.score, 0.0),
-        Kind.SURPLUS: (False, float(stake.priority), -float(stake.left)),
-        Kind.LAST: (stake.asked, float(stake.priority), stake.until),
-    }
-    return stake.kind, *within[stake.kind], stake.place, stake.backbone, stake.worker
+    within = False, -stake.score, 0.0
+    if stake.kind is Kind.SURPLUS:
+        within = False, float(stake.priority), -float(stake.left)
+    elif stake.kind is Kind.LAST:
+        within = stake.asked, float(stake.priority), stake.until
+    return stake.kind, *within, stake.place, stake.backbone, stake.worker

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import repeat
-from operator import is_
 
 from forebay_api.model import Stage
 from forebay_operator.decide.ledger import held_units
@@ -22,12 +20,7 @@ def broken(seen: Snapshot, pipeline: PipelineSeen) -> bool:
     ready nor draining, or neither holds nor loads what its stage needs."""
     if pipeline.phase is PipelinePhase.BROKEN:
         return True
-    workers = tuple([seen.named.get(stage.worker) for stage in pipeline.stages])
-    known = seen.verdicts.get(pipeline.epoch)
-    if known is None or known[0] is not pipeline or not all(map(is_, known[1], workers)):
-        lost = any(map(_lost, workers, repeat(pipeline.backbone), pipeline.stages))
-        known = seen.verdicts[pipeline.epoch] = pipeline, workers, lost
-    return known[2]
+    return any(_lost(seen.named.get(stage.worker), pipeline.backbone, stage) for stage in pipeline.stages)
 
 
 def condemned(workers: Iterable[WorkerSeen]) -> frozenset[str]:

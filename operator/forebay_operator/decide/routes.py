@@ -24,18 +24,22 @@ from forebay_operator.decide.want import Want
 
 
 def of_backbone(seen: Snapshot, backbone: str) -> tuple[PipelineSeen, ...]:
-    """Those that take requests first, and of these the shortest, then the newest."""
-    mine = sorted(seen.by_backbone.get(backbone, ()), key=lambda pipeline: pipeline.epoch, reverse=True)
-    return tuple(sorted(mine, key=lambda pipeline: (pipeline.phase is not PipelinePhase.FORMED, len(pipeline.stages))))
+    """The preferred ones first, see `Snapshot.by_backbone`."""
+    return seen.by_backbone.get(backbone, ())
 
 
 def formed(seen: Snapshot, backbone: str) -> tuple[PipelineSeen, ...]:
-    """Those that may take requests, as far as is known."""
-    return tuple(
-        pipeline
-        for pipeline in of_backbone(seen, backbone)
-        if pipeline.phase is PipelinePhase.FORMED and not broken(seen, pipeline) and not _ending(seen, pipeline)
-    )
+    """Those that may take requests, as far as is known. Worked out once for each backbone of a snapshot."""
+    pipelines = of_backbone(seen, backbone)
+    if pipelines and backbone not in seen.formed:
+        seen.formed[backbone] = tuple(
+            [
+                pipeline
+                for pipeline in pipelines
+                if pipeline.phase is PipelinePhase.FORMED and not broken(seen, pipeline) and not _ending(seen, pipeline)
+            ]
+        )
+    return seen.formed[backbone] if pipelines else ()
 
 
 def _ending(seen: Snapshot, pipeline: PipelineSeen) -> bool:
@@ -51,17 +55,32 @@ def reported(pipeline: PipelineSeen) -> bool:
 def replicas(seen: Snapshot, backbone: str) -> int:
     """How many serve: each worker that is a pipeline by itself; together, the workers of a longer one are one."""
     serving = formed(seen, backbone)
-    return max(sum(len(pipeline.stages) == 1 for pipeline in serving), min(len(serving), 1))
+    return max([len(pipeline.stages) for pipeline in serving].count(1), min(len(serving), 1))
+
+
+def at_rest(seen: Snapshot, want: Want, banned: Set[str]) -> bool:
+    """Whether there is nothing to say: as many workers as desired have anything of it, all of them have everything, and
+    each serves alone."""
+    holders, pipelines = seen.holders.get(want.backbone, ()), of_backbone(seen, want.backbone)
+    if not 0 < want.desired == len(holders) == len(pipelines):
+        return False
+    serving = [pipeline for pipeline in formed(seen, want.backbone) if reported(pipeline)]
+    singles = {pipeline.stages[0].worker for pipeline in serving if len(pipeline.stages) == 1}
+    return len(singles) == want.desired and singles == set(complete(seen, want.backbone, banned))
 
 
 def endings(seen: Snapshot, backbone: str) -> tuple[Dissolve, ...]:
     """Broken pipelines and drained ones. One whose head has a request is never dissolved unless it is broken."""
+    serving = formed(seen, backbone)
     return tuple(
         Dissolve(pipeline.epoch)
         for pipeline in of_backbone(seen, backbone)
-        if broken(seen, pipeline)
-        or (pipeline.phase is PipelinePhase.DRAINED and not pipeline.running + pipeline.waiting)
+        if pipeline not in serving and (broken(seen, pipeline) or _drained(pipeline))
     )
+
+
+def _drained(pipeline: PipelineSeen) -> bool:
+    return pipeline.phase is PipelinePhase.DRAINED and not pipeline.running + pipeline.waiting
 
 
 def keepers(seen: Snapshot, want: Want, banned: Set[str]) -> tuple[str, ...]:
@@ -84,7 +103,7 @@ def drains(seen: Snapshot, want: Want, kept: Sequence[str], banned: Set[str]) ->
     def unwanted(pipeline: PipelineSeen) -> bool:
         workers = {stage.worker for stage in pipeline.stages}
         surplus = len(workers) == 1 and len(kept) == want.desired and workers.isdisjoint(kept)
-        return len(workers) > best or surplus or not workers.isdisjoint(banned)
+        return len(workers) > best or surplus or not banned.isdisjoint(workers)
 
     ending = [
         pipeline
@@ -102,7 +121,8 @@ def drops(seen: Snapshot, backbone: str, staying: Set[str]) -> tuple[Drop, ...]:
         Drop(worker.name, backbone)
         for worker in seen.holders.get(backbone, ())
         if (worker.ready or (backbone in worker.not_numbers and backbone in condemned(seen.workers)))
-        and worker.name not in running | staying
+        and worker.name not in running
+        and worker.name not in staying
         and not worker.holdings[backbone].leaving
     )
 

@@ -11,8 +11,8 @@ and then what limits it, see `limits`. The one that decides remembers nothing: w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import ceil, floor, isclose
+from typing import NamedTuple
 
 from forebay_api.function import Scaling, ScalingMetric, ScalingMode
 from forebay_operator.decide import limits
@@ -43,7 +43,7 @@ def desired(function: FunctionSeen, now: float, current: int = 0, lead: float = 
     if spec.replicas is not None:
         pinned = spec.replicas
         return Scale(pinned, Why.PINNED, f"pinned to {replicas(pinned)}", floor=pinned, ceiling=pinned)
-    return _automatic(_Case(function, gauge(function), now, current, lead))
+    return _automatic(_Case(function, spec.scaling, gauge(function), now, current, lead))
 
 
 def _external(function: FunctionSeen, now: float, current: int) -> Scale:
@@ -56,28 +56,24 @@ def _external(function: FunctionSeen, now: float, current: int) -> Scale:
     if asked:
         return scale
     if demand.waiting + demand.in_flight:
-        return replace(scale, desired=1, message=f"{scale.message}; 1 replica for a request", load=1.0)
+        return scale._replace(desired=1, message=f"{scale.message}; 1 replica for a request", load=1.0)
     if demand.blind and current:
-        return replace(scale, desired=1, message=f"{scale.message}; 1 replica stays, since a gateway is missing")
+        return scale._replace(desired=1, message=f"{scale.message}; 1 replica stays, since a gateway is missing")
     if demand.last_ended and now < until:
         message = f"{scale.message}; 1 replica for {grace} s after the last request"
-        return replace(scale, desired=1, message=message, wake_at=until)
+        return scale._replace(desired=1, message=message, wake_at=until)
     return scale
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+class _Case(NamedTuple):
     """All that one decision is made from."""
 
     function: FunctionSeen
+    scaling: Scaling
     found: Gauge
     now: float
     current: int
     lead: float
-
-    @property
-    def scaling(self) -> Scaling:
-        return self.function.function.spec.scaling
 
     @property
     def requests(self) -> int:
@@ -146,9 +142,10 @@ def _by_means(case: _Case) -> Scale:
     enough = ceil(means.stable)
     spare = ceil(round(means.stable / ROOM, DIGITS))
     count = enough if means.stable > before else min(spare, before)
-    rising = max(case.found.rising, key=lambda found: found.in_time(case.scaling, case.lead))
-    worth = rising.in_time(case.scaling, case.lead)
+    worths = [found.in_time(case.scaling, case.lead) for found in case.found.rising]
+    worth = max(worths)
     if worth > max(count, 1):
+        rising = case.found.rising[worths.index(worth)]
         seconds = min(case.lead, float(case.scaling.window_seconds))
         when = f"in {seconds:.0f} s" if seconds >= 1 else "within a second"
         expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected {when}"
@@ -177,7 +174,7 @@ def _panicking(case: _Case, calm: Scale) -> Scale:
     until = min(until, case.now + scaling.window_seconds)
     stays = max(case.before, memory.panic_peak)
     count = max(ceil(burst), calm.desired, stays)
-    memory = replace(memory, panic_until=until, panic_peak=stays)
+    memory = memory._replace(panic_until=until, panic_peak=stays)
     load = max(burst, calm.load)
     return Scale(count, Why.PANIC, _panic_message(case, count), load=load, memory=memory)
 
@@ -213,18 +210,19 @@ def _inputs(case: _Case) -> tuple[Input, ...]:
 
 
 def _wake_at(case: _Case, scale: Scale, memory: Memory) -> float | None:
-    times = [limits.wake_at(scale, memory, case.scaling, case.now)]
-    if case.idle_since is not None:
-        times.append(case.idle_since + case.scaling.scale_to_zero_grace_period_seconds)
+    times = limits.ends(scale, memory, case.scaling)
+    if (since := case.idle_since) is not None:
+        times.append(since + case.scaling.scale_to_zero_grace_period_seconds)
     if (scale.desired or case.before) and _moves(case, scale):
         times.append((floor(case.now / LOOK_SECONDS) + 1) * LOOK_SECONDS)
-    return min([at for at in times if at is not None and at > case.now], default=None)
+    return min([at for at in times if at > case.now], default=None)
 
 
 def _moves(case: _Case, scale: Scale) -> bool:
     """Whether time alone may change the means, or what may be concluded from them."""
+    if case.function.measured is not None or scale.limit is Limit.BLIND:
+        return True
     load, level = case.function.demand.load, float(case.requests)
     if case.scaling.metric is ScalingMetric.TOKENS_PER_SECOND:
         level = 0.0
-    still = isclose(load.stable, level, abs_tol=1e-6) and isclose(load.panic, level, abs_tol=1e-6)
-    return case.function.measured is not None or scale.limit is Limit.BLIND or not still
+    return not (isclose(load.stable, level, abs_tol=1e-6) and isclose(load.panic, level, abs_tol=1e-6))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -160,18 +160,22 @@ class FunctionSeen:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """What a worker's memory is spoken for, in bytes: by each backbone that it holds, and KV included in all."""
+    """What a worker's memory is spoken for, in bytes: by each backbone that it holds, and KV included in all.
+    ``urgent``: what its link brings first of each backbone, as far as was reported."""
 
     held: Mapping[str, int]
     total: int
+    urgent: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Able:
-    """Who may serve a backbone, the preferred first, and the bytes that each could still give to it, by name."""
+    """Who may serve a backbone, the preferred first; by name, the bytes that each could still give to it, and those
+    that its link brings first, where there are some: see `ledger`."""
 
     workers: tuple[WorkerSeen, ...]
     rooms: Mapping[str, int]
+    owed: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -190,40 +194,63 @@ class Snapshot:
     pools: frozenset[str] | None = None
     turns: Turns = field(default_factory=Turns)
 
-    def with_worker(self, name: str, change: Callable[[WorkerSeen], WorkerSeen]) -> Snapshot:
-        """With one that is ``change``d; as it is, if there is none of this ``name``."""
-        if name not in self.places:
-            return self
-        place = self.places[name]
-        workers = (*self.workers[:place], change(self.workers[place]), *self.workers[place + 1 :])
-        after = replace(self, workers=workers)
-        self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "verdicts", "draining")
-        after.books.update(self.books)  # each says which worker it is of
+    def with_turns(self, turns: Turns) -> Snapshot:
+        """Nothing that is worked out depends on them."""
+        after = replace(self, turns=turns)
+        after.__dict__.update({**self.__dict__, "turns": turns})
         return after
+
+    def with_workers(self, changed: Mapping[str, WorkerSeen]) -> Snapshot:
+        """With these instead of those of the same names that it has."""
+        after = replace(self, workers=tuple(changed.get(worker.name, worker) for worker in self.workers))
+        self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "draining")
+        after.books.update(self.books)  # each says which worker it is of
+        after.__dict__["named"] = {**self.named, **changed}
+        after.__dict__["holders"] = self._holders_with(changed)
+        after.formed.update(self.formed)
+        for backbone in {backbone for name in changed for backbone in self.served.get(name, ())}:
+            after.formed.pop(backbone, None)
+        return after
+
+    def _holders_with(self, changed: Mapping[str, WorkerSeen]) -> Mapping[str, tuple[WorkerSeen, ...]]:
+        """`holders`, when some workers have ``changed``. What they had they have still, if only to leave it."""
+        found = dict(self.holders)
+        for backbone in {backbone for worker in changed.values() for backbone in worker.holdings}:
+            before = {worker.name: worker for worker in found.get(backbone, ())}
+            holding = [worker for worker in {**before, **changed}.values() if backbone in worker.holdings]
+            found[backbone] = tuple(sorted(holding, key=lambda worker: self.places[worker.name]))
+        return found
 
     def with_pipelines(
         self, pipelines: tuple[PipelineSeen, ...], touched: Sequence[PipelineSeen], next_epoch: Epoch | None = None
     ) -> Snapshot:
         """With these instead of those it has; ``touched``: all in which the two differ."""
         after = replace(self, pipelines=pipelines, next_epoch=next_epoch or self.next_epoch)
-        self._hand_on(after, "places", "pooled", "named", "holders", "_ready", "verdicts", "draining")
+        self._hand_on(after, "places", "pooled", "named", "holders", "_ready", "draining")
         after.books.update(self.books)
+        after.formed.update(self.formed)
+        for pipeline in touched:
+            after.formed.pop(pipeline.backbone, None)
         for name in {stage.worker for pipeline in touched for stage in pipeline.stages}:
             after.books.pop(name, None)
-        if "by_backbone" in self.__dict__:
-            names = {pipeline.backbone for pipeline in touched}
-            found = {name: tuple(each for each in pipelines if each.backbone == name) for name in names}
-            kept = {name: there for name, there in self.by_backbone.items() if name not in names}
-            after.__dict__["by_backbone"] = {**kept, **{name: there for name, there in found.items() if there}}
-        if "served" in self.__dict__:
-            self._follow(after, touched)
+        by_backbone = dict(self.by_backbone)
+        for backbone in {pipeline.backbone for pipeline in touched}:
+            by_backbone.pop(backbone, None)
+            if found := [pipeline for pipeline in pipelines if pipeline.backbone == backbone]:
+                by_backbone[backbone] = _preferred(found)
+        after.__dict__["by_backbone"] = by_backbone
+        self._follow(after, touched)
         return after
 
     def _follow(self, after: Snapshot, touched: Sequence[PipelineSeen]) -> None:
         """What workers serve ``after`` some pipelines changed: hardly any of them another than before."""
-        now = {pipeline.epoch: pipeline for pipeline in after.pipelines}
-        names = {stage.worker for pipeline in touched for stage in pipeline.stages}
-        mine = {name: _following(self.by_worker.get(name, ()), touched, now, name) for name in names}
+        backbones = {pipeline.backbone for pipeline in touched}
+        now = {each.epoch: each for backbone in backbones for each in after.by_backbone.get(backbone, ())}
+        concerned: dict[str, list[PipelineSeen]] = {}
+        for pipeline in touched:
+            for stage in pipeline.stages:
+                concerned.setdefault(stage.worker, []).append(pipeline)
+        mine = {name: _following(self.by_worker.get(name, ()), found, now) for name, found in concerned.items()}
         after.__dict__["by_worker"] = {**self.by_worker, **mine}
         after.__dict__["served"] = {**self.served, **{name: _backbones(found) for name, found in mine.items()}}
 
@@ -237,8 +264,8 @@ class Snapshot:
         return {}
 
     @cached_property
-    def verdicts(self) -> dict[Epoch, tuple[PipelineSeen, tuple[WorkerSeen | None, ...], bool]]:
-        """By pipeline, as it was with these workers: see `recover`."""
+    def formed(self) -> dict[str, tuple[PipelineSeen, ...]]:
+        """By backbone, as far as somebody asked: see `routes`."""
         return {}
 
     @cached_property
@@ -269,11 +296,12 @@ class Snapshot:
 
     @cached_property
     def by_backbone(self) -> Mapping[str, tuple[PipelineSeen, ...]]:
-        """The pipelines of each backbone that has some."""
+        """The pipelines of each backbone that has some: those that take requests first, and of these the shortest, then
+        the newest."""
         found: dict[str, list[PipelineSeen]] = {}
         for pipeline in self.pipelines:
             found.setdefault(pipeline.backbone, []).append(pipeline)
-        return {backbone: tuple(pipelines) for backbone, pipelines in found.items()}
+        return {backbone: _preferred(pipelines) for backbone, pipelines in found.items()}
 
     @cached_property
     def by_worker(self) -> Mapping[str, tuple[PipelineSeen, ...]]:
@@ -309,14 +337,27 @@ class Snapshot:
         return {}
 
 
+def _preferred(pipelines: Iterable[PipelineSeen]) -> tuple[PipelineSeen, ...]:
+    return tuple(sorted(pipelines, key=_preference))
+
+
+def _preference(pipeline: PipelineSeen) -> tuple[bool, int, int, int]:
+    epoch = pipeline.epoch
+    return pipeline.phase is not PipelinePhase.FORMED, len(pipeline.stages), -epoch.term, -epoch.counter
+
+
 def _backbones(pipelines: Iterable[PipelineSeen]) -> frozenset[str]:
     return frozenset(pipeline.backbone for pipeline in pipelines)
 
 
 def _following(
-    before: Iterable[PipelineSeen], touched: Iterable[PipelineSeen], now: Mapping[Epoch, PipelineSeen], worker: str
+    before: Iterable[PipelineSeen], touched: Iterable[PipelineSeen], now: Mapping[Epoch, PipelineSeen]
 ) -> tuple[PipelineSeen, ...]:
-    """The pipelines of ``worker`` as they are ``now``. None moves from worker to worker."""
-    new = [each.epoch for each in touched if any(stage.worker == worker for stage in each.stages)]
-    epochs = dict.fromkeys([*(each.epoch for each in before), *new])
-    return tuple(now[epoch] for epoch in epochs if epoch in now)
+    """The pipelines of a worker once those ``touched`` are as ``now``, or gone. None moves from worker to worker."""
+    found = {each.epoch: each for each in before}
+    for each in touched:
+        if each.epoch in now:
+            found[each.epoch] = now[each.epoch]
+        else:
+            found.pop(each.epoch, None)
+    return tuple(found.values())

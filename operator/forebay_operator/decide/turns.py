@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from forebay_operator.decide import routes
 from forebay_operator.decide.links import share
-from forebay_operator.decide.pressure import LOADS, RESIDENCE, Payment, Turn, Turns
+from forebay_operator.decide.pressure import LOADS, NO_TURN, RESIDENCE, Payment, Turn, Turns
 from forebay_operator.decide.seen import BackboneSeen, Snapshot, WorkerSeen
 
 
@@ -19,9 +19,10 @@ def advanced(seen: Snapshot, waiting: Mapping[str, float], claiming: Set[str], n
     """What the pass before left, brought up to ``now``. ``waiting``: of each backbone for which requests wait, unix
     seconds since when; ``claiming``: backbones that may be paid."""
     concerned = {*seen.holders, *seen.by_backbone, *waiting, *seen.turns.of}
-    turns = {backbone: _turn(seen, backbone, waiting.get(backbone), now) for backbone in sorted(concerned)}
+    found = ((backbone, _turn(seen, backbone, waiting.get(backbone), now)) for backbone in sorted(concerned))
+    turns = {backbone: turn for backbone, turn in found if turn != NO_TURN}
     payments = (payment for payment in seen.turns.payments if payment.receiver in claiming)
-    return Turns({backbone: turn for backbone, turn in turns.items() if turn != Turn()}, tuple(payments))
+    return Turns(turns, tuple(payments))
 
 
 def under_way(seen: Snapshot, payments: Sequence[Payment]) -> bool:
@@ -49,7 +50,7 @@ def load_seconds(known: BackboneSeen, worker: WorkerSeen) -> float:
 
 def _turn(seen: Snapshot, backbone: str, waits: float | None, now: float) -> Turn:
     before = seen.turns.of.get(backbone)
-    known = before or Turn()
+    known = before or NO_TURN
     paid = known.paid if now < known.paid + RESIDENCE else 0.0
     holders = [worker for worker in seen.holders.get(backbone, ()) if not worker.holdings[backbone].leaving]
     since = {worker.name: known.since.get(worker.name, now) for worker in holders}

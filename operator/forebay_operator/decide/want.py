@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import ceil, inf
+from typing import NamedTuple
 
 from forebay_api.function import FunctionKey, LoadingStrategy
 from forebay_operator.decide.ledger import alone
-from forebay_operator.decide.pressure import Turn
+from forebay_operator.decide.pressure import NO_TURN, Turn
 from forebay_operator.decide.scale import Scale
 from forebay_operator.decide.seen import FunctionSeen, Snapshot
 
@@ -16,9 +16,10 @@ from forebay_operator.decide.seen import FunctionSeen, Snapshot
 TEMPLATE_TOKENS = 24
 BYTES_PER_TOKEN = 4
 
+NOBODY = frozenset[str]()
 
-@dataclass(frozen=True, slots=True)
-class Want:
+
+class Want(NamedTuple):
     """``desired`` replicas, at most ``limit`` workers filled. ``pressing``: requests wait or run, or it is to take over
     from the model before. ``floor``: so many are wanted though nobody asks. ``oldest``: unix seconds since when a
     request waits (inf: none does). ``max_model_len`` in tokens. ``pools``: those of its functions. ``priority``: the
@@ -48,7 +49,7 @@ class Want:
 
     def outside(self, seen: Snapshot) -> frozenset[str]:
         """The workers that belong to pools of others."""
-        return frozenset[str]().union(*(names for pool, names in seen.pooled.items() if pool not in self.pools))
+        return NOBODY.union(*[names for pool, names in seen.pooled.items() if pool not in self.pools])
 
 
 def waiting(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> Mapping[str, float]:
@@ -66,7 +67,7 @@ def in_order(wanted: Sequence[Want], turns: Mapping[str, Turn], now: float) -> t
     those that have nothing, and who has waited longest."""
 
     def key(want: Want) -> tuple[bool, bool, int, bool, float, float, str]:
-        turn = turns.get(want.backbone, Turn())
+        turn = turns.get(want.backbone, NO_TURN)
         late = want.claims and turn.late(now)
         lacking = turn.lacking or inf
         return not want.claims, not late, -want.priority, not want.pressing, lacking, want.oldest, want.backbone
@@ -74,35 +75,31 @@ def in_order(wanted: Sequence[Want], turns: Mapping[str, Turn], now: float) -> t
     return tuple(sorted(wanted, key=key))
 
 
-def wants(
-    seen: Snapshot, scales: Mapping[FunctionKey, Scale], doubted: Collection[str] = (), now: float = 0.0
-) -> tuple[Want, ...]:
-    """Of every backbone that is known or held, in the order in which room is made for them.
+def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale], doubted: Collection[str] = ()) -> list[Want]:
+    """Of every backbone that is wanted or held, or has pipelines.
 
     A backbone that no function names any more is wanted zero times, unless it is ``doubted``: it may still turn out to
     be somebody's."""
-    using: dict[str, list[FunctionSeen]] = {}
+    using: dict[str, list[tuple[FunctionSeen, Scale]]] = {}
     for function in seen.functions:
-        for backbone in {function.backbone, function.previous} & seen.backbones.keys():
-            using.setdefault(backbone, []).append(function)
-    found = [_want(seen, backbone, functions, scales) for backbone, functions in using.items()]
-    nobodys = {*seen.holders, *seen.by_backbone} - using.keys() - set(doubted)
-    found += [Want(backbone) for backbone in sorted(nobodys)]
-    return in_order(found, seen.turns.of, now)
+        for backbone in {function.backbone, function.previous} if function.previous else (function.backbone,):
+            if backbone in seen.backbones:
+                scale = _share(seen, backbone, function, scales[function.function.key])
+                if scale.desired:
+                    using.setdefault(backbone, []).append((function, scale))
+    there = {*seen.holders, *seen.by_backbone}
+    return [
+        *(_want(seen, backbone, active) for backbone, active in using.items()),
+        *(Want(backbone) for backbone in there.difference(using, doubted)),
+    ]
 
 
-def _want(
-    seen: Snapshot, backbone: str, functions: Sequence[FunctionSeen], scales: Mapping[FunctionKey, Scale]
-) -> Want:
-    chosen = [_share(seen, backbone, function, scales[function.function.key]) for function in functions]
-    active = [function for function, scale in zip(functions, chosen, strict=True) if scale.desired]
-    if not active:
-        return Want(backbone)
-    chosen = [scale for scale in chosen if scale.desired]
-    ceiling = max(scale.ceiling for scale in chosen)
-    most = max(scale.desired for scale in chosen)
-    desired = max(most, min(ceil(sum(scale.load for scale in chosen)), ceiling))
-    specs = [function.function.spec for function in active]
+def _want(seen: Snapshot, backbone: str, using: Sequence[tuple[FunctionSeen, Scale]]) -> Want:
+    # Lists, not generators: of one function each, mostly, they take half as long.
+    ceiling = max([scale.ceiling for _, scale in using])
+    most = max([scale.desired for _, scale in using])
+    desired = max(most, min(ceil(sum([scale.load for _, scale in using])), ceiling))
+    specs = [function.function.spec for function, _ in using]
     stages = [spec.loading.max_stages for spec in specs if spec.loading.strategy is LoadingStrategy.PIPELINED]
     longest = seen.backbones[backbone].model.max_model_len
     return Want(
@@ -110,13 +107,13 @@ def _want(
         desired=desired,
         limit=max(ceiling, desired),
         max_stages=max(stages, default=1),
-        max_model_len=min(longest, max(spec.model.max_model_len or longest for spec in specs)),
-        prompt_tokens=TEMPLATE_TOKENS + max(function.demand.prompt_bytes for function in active) // BYTES_PER_TOKEN,
-        pressing=any(_presses(backbone, function) for function in active),
-        floor=max(scale.floor for scale in chosen),
-        oldest=min(function.demand.oldest_waiting or inf for function in active),
-        pools=frozenset(spec.pool for spec in specs),
-        priority=max(spec.priority for spec in specs),
+        max_model_len=min(longest, max([spec.model.max_model_len or longest for spec in specs])),
+        prompt_tokens=TEMPLATE_TOKENS + max([function.demand.prompt_bytes for function, _ in using]) // BYTES_PER_TOKEN,
+        pressing=any(_presses(backbone, function) for function, _ in using),
+        floor=max([scale.floor for _, scale in using]),
+        oldest=min([function.demand.oldest_waiting or inf for function, _ in using]),
+        pools=frozenset([spec.pool for spec in specs]),
+        priority=max([spec.priority for spec in specs]),
     )
 
 
@@ -126,8 +123,8 @@ def _share(seen: Snapshot, backbone: str, function: FunctionSeen, scale: Scale) 
     if backbone == function.previous:
         serving = sum(alone(seen, backbone, worker.name) for worker in seen.workers)
         most = min(scale.desired, max(serving, 1))
-        return replace(scale, desired=most, load=min(scale.load, most), floor=0, ceiling=most)
-    return scale if function.failure is None or not scale.desired else replace(scale, desired=0)
+        return scale._replace(desired=most, load=min(scale.load, most), floor=0, ceiling=most)
+    return scale if function.failure is None or not scale.desired else scale._replace(desired=0)
 
 
 def _presses(backbone: str, function: FunctionSeen) -> bool:
