@@ -127,15 +127,16 @@ def attend(
     kv.write(layer, forebay_step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     keys, values = kv.layer(layer)
     _, heads, tokens, head_dim = query.shape
-    grouped = query[0].transpose(0, 1).reshape(tokens, kv.kv_heads, heads // kv.kv_heads, head_dim)
+    group = heads // kv.kv_heads
     layout = forebay_step.layout(sliding_window)
     if len(layout.parts) == tokens:
-        rows = grouped.unsqueeze(2).unbind(0)
+        rows = query[0].transpose(0, 1).reshape(tokens, kv.kv_heads, 1, group, head_dim).unbind(0)
         answers = [
             scaled_dot_product_attention(row, *_seen(part, keys, values, 1), scale=scaling)
             for part, row in zip(layout.parts, rows, strict=True)
         ]
-        return torch.cat(answers).view(1, tokens, heads, head_dim), None
+        return (torch.cat(answers) if tokens > 1 else answers[0]).view(1, tokens, heads, head_dim), None
+    grouped = query[0].transpose(0, 1).reshape(tokens, kv.kv_heads, group, head_dim)
     answer = torch.empty_like(grouped)
     for decodes in layout.decodes:
         answer[decodes.rows] = _decode(decodes, grouped, keys, values, scaling)

@@ -37,6 +37,8 @@ class KvStore:
         self.dtype = dtype
         shape = (2, blocks * block_tokens, kv_heads, head_dim)
         self._tensors = {layer: _untouched(shape, dtype, device) for layer in layers}
+        # Taken apart once: a step would do it in every layer.
+        self._halves = {layer: (tensor[0], tensor[1]) for layer, tensor in self._tensors.items()}
 
     @property
     def token_bytes(self) -> int:
@@ -49,14 +51,13 @@ class KvStore:
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put ``keys`` and ``values`` [tokens, kv_heads, head_dim] into ``slots`` [tokens]."""
-        tensor = self._tensors[layer]
-        tensor[0].index_copy_(0, slots, keys)
-        tensor[1].index_copy_(0, slots, values)
+        own_keys, own_values = self._halves[layer]
+        own_keys.index_copy_(0, slots, keys)
+        own_values.index_copy_(0, slots, values)
 
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [slots, kv_heads, head_dim] of ``layer``, all slots, written or not. Not copies."""
-        keys, values = self._tensors[layer].unbind(0)
-        return keys, values
+        return self._halves[layer]
 
 
 def _untouched(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
