@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-pure test-gpu lint proto bench testbed cluster e2e e2e-faults clean
+.PHONY: help setup demo up test test-pure test-waiting test-gpu lint proto bench testbed cluster \
+	e2e e2e-apiserver e2e-measured e2e-faults clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,19 +22,25 @@ demo: setup ## one cold start on this machine: four loading workers, one streame
 up: setup ## the same system, staying until Ctrl-C
 	$(BIN)/python -m forebay_cli.demo --stay
 
-# What waits for no clock runs beside the linters: there are two cores at least.
+# There are two cores at least. What waits most of its time runs beside what computes, and that gives way: it is nice.
+BESIDE := $(MAKE) --no-print-directory --output-sync=line -j3
 PURE := tests/api tests/chart tests/sim
-# What asks a real Prometheus takes minutes of waiting for it.
-ASKING := tests/dashboards/test_panels.py $(addprefix tests/measured/test_,ages.py faults.py measured.py operator.py outages.py releases.py)
+WAITING := $(addprefix tests/,cluster cluster_certificates cluster_pools control gateway loading worker)
+# What asks a real Prometheus takes minutes of waiting for it; where whole systems are scraped, they compute as well.
+MEASURED := $(addprefix tests/measured/test_,ages.py faults.py measured.py operator.py outages.py releases.py)
+SCRAPED := tests/dashboards/test_panels.py e2e/prometheus
 
 test: setup ## lint, types, import rules and all tests that need no other program (minutes, no GPU)
-	@$(MAKE) --no-print-directory --output-sync=line -j2 lint test-pure
-	$(BIN)/python -m pytest -q tests $(addprefix --ignore=,tests/deciding $(PURE) $(ASKING))
+	@$(BESIDE) test-waiting lint test-pure
+	$(PYTEST) -q tests $(addprefix --ignore=,tests/deciding $(PURE) $(WAITING) $(MEASURED) $(filter tests/%,$(SCRAPED)))
+
+test-waiting: setup
+	$(PYTEST) -q $(WAITING)
 
 test-pure: setup
-	$(BIN)/python -m pytest -q -m "not sweep" tests/deciding --cov=forebay_operator.decide --cov-branch --cov-fail-under=100
-	$(BIN)/python -m pytest -q -m sweep tests/deciding
-	$(BIN)/python -m pytest -q $(PURE)
+	nice $(PYTEST) -q -m "not sweep" tests/deciding --cov=forebay_operator.decide --cov-branch --cov-fail-under=100
+	nice $(PYTEST) -q -m sweep tests/deciding
+	nice $(PYTEST) -q $(PURE)
 
 test-gpu: setup ## the checks that need a CUDA device; says so and skips where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
@@ -45,8 +52,8 @@ test-gpu: setup ## the checks that need a CUDA device; says so and skips where t
 lint: setup ## ruff, mypy and import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	nice $(BIN)/mypy
+	nice $(BIN)/lint-imports
 
 proto: setup ## generate proto/gen again
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto/gen --pyi_out=proto/gen --grpc_python_out=proto/gen \
@@ -69,11 +76,16 @@ e2e: setup
 	$(IN_CLUSTER)
 else
 e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
-	$(PYTEST) -q --durations=5 -m "not fault" e2e/apiserver
-	$(PYTEST) -q --durations=5 $(ASKING)
-	$(PYTEST) -q --durations=5 e2e/prometheus
+	@$(BESIDE) e2e-apiserver e2e-measured
+	$(PYTEST) -q --durations=5 $(SCRAPED)
 	$(IN_CLUSTER)
 endif
+
+e2e-apiserver: setup
+	nice $(PYTEST) -q --durations=5 -m "not fault" e2e/apiserver
+
+e2e-measured: setup
+	$(PYTEST) -q --durations=5 $(MEASURED)
 
 e2e-faults: testbed ## the same while nodes, pods and the control plane break (long)
 	$(PYTEST) -q --durations=5 -m fault e2e/apiserver
