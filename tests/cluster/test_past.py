@@ -50,7 +50,7 @@ async def test_numbers_and_words_alone_are_not_written_but_go_along(rig: Rig) ->
     rig.publisher.take(outcome(scaling=DECISION), {})
     await until(lambda: rig.status())
     for count in range(42, 50):
-        given = (replace(REQUESTS, value=float(count), sampled_at=NOW + count),)
+        given = (REQUESTS._replace(value=float(count), sampled_at=NOW + count),)
         newer = replace(DECISION, at=NOW + count, current=1, message=f"3 replicas: {count} requests", inputs=given)
         rig.publisher.take(outcome(scaling=newer), {})
         rig.watch()
@@ -78,7 +78,7 @@ async def test_numbers_that_change_do_not_hasten_what_is_refused(rig: Rig) -> No
     for times in range(1, 4):
         await until(lambda times=times: rig.writes() == times)
         rig.api.put({**OBJECT, "status": {**rig.status(), "state": "Failed"}})
-        newer = replace(DECISION, inputs=(replace(REQUESTS, value=float(times)),))
+        newer = replace(DECISION, inputs=(REQUESTS._replace(value=float(times)),))
         rig.publisher.take(outcome(scaling=newer), {})
         rig.watch()
     one = rig.publisher._objects[KEY]
@@ -93,7 +93,7 @@ def test_more_than_the_schema_takes_is_cut() -> None:
 
 
 def test_what_was_never_sampled_has_no_time() -> None:
-    (given,) = past.scaling(replace(DECISION, inputs=(replace(REQUESTS, sampled_at=0.0),)))["scaling"]["inputs"]
+    (given,) = past.scaling(replace(DECISION, inputs=(REQUESTS._replace(sampled_at=0.0),)))["scaling"]["inputs"]
     assert "sampledAt" not in given
 
 

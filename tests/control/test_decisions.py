@@ -78,9 +78,9 @@ def gauge(name: str, key: FunctionKey = A) -> float | None:
 
 def test_only_another_decision_reason_or_limit_is_remembered(rig: Rig) -> None:
     rig.turn()
-    rig.turn(replace(SCALE, message="1 replica: 4 requests", inputs=(), load=0.3))
+    rig.turn(SCALE._replace(message="1 replica: 4 requests", inputs=(), load=0.3))
     assert [decision.at for decision in rig.kept()] == [11.0]
-    for other in (replace(SCALE, desired=2), replace(SCALE, reason=Why.MEAN), replace(SCALE, limit=Limit.MAX)):
+    for other in (SCALE._replace(desired=2), SCALE._replace(reason=Why.MEAN), SCALE._replace(limit=Limit.MAX)):
         rig.turn(other)
     assert [decision.gist for decision in rig.kept()] == [
         (1, "Requests", "maxReplicas"),
@@ -93,14 +93,14 @@ def test_only_another_decision_reason_or_limit_is_remembered(rig: Rig) -> None:
 def test_the_present_one_has_what_is_measured_now(rig: Rig) -> None:
     rig.turn(said=status(ready=1))
     newer = (Input("requests", 4.0, 12.0, Source.PROMETHEUS), Input("damaged", float("nan"), 12.0, Source.PROMETHEUS))
-    present = rig.turn(replace(SCALE, message="1 replica: 4 requests", inputs=newer), said=status(ready=1))
+    present = rig.turn(SCALE._replace(message="1 replica: 4 requests", inputs=newer), said=status(ready=1))
     assert (present.at, present.current, present.message) == (12.0, 1, "1 replica: 4 requests")
     assert present.inputs == newer[:1]  # what is no number says nothing
 
 
 def test_the_last_ones_are_remembered(rig: Rig) -> None:
     for number in range(2 * KEPT):
-        rig.turn(replace(SCALE, desired=number))
+        rig.turn(SCALE._replace(desired=number))
     assert [decision.desired for decision in rig.kept()] == list(reversed(range(KEPT, 2 * KEPT)))
 
 
@@ -139,18 +139,18 @@ def test_a_function_that_is_gone_is_forgotten_with_its_gauges(rig: Rig) -> None:
 
 
 def test_made_anew_under_its_name_it_is_another(rig: Rig) -> None:
-    rig.turn(replace(SCALE, desired=3))
+    rig.turn(SCALE._replace(desired=3))
     rig.turn(of=seen("a", uid="later"))
     assert [decision.desired for decision in rig.kept()] == [1]
 
 
 def test_gauges_follow(rig: Rig) -> None:
     names = ("desired_replicas", "ready_replicas", "panic_mode", "scaling_blind")
-    rig.turn(replace(SCALE, desired=3), said=status(2))
+    rig.turn(SCALE._replace(desired=3), said=status(2))
     assert [gauge(name) for name in names] == [3.0, 2.0, 0.0, 0.0]
-    rig.turn(replace(SCALE, memory=Memory(panic_until=rig.now + 60.0)), said=status(3, blind=True))
+    rig.turn(SCALE._replace(memory=Memory(panic_until=rig.now + 60.0)), said=status(3, blind=True))
     assert [gauge(name) for name in names] == [1.0, 3.0, 1.0, 1.0]
-    rig.turn(replace(SCALE, memory=Memory(panic_until=rig.now)), said=status(1))
+    rig.turn(SCALE._replace(memory=Memory(panic_until=rig.now)), said=status(1))
     assert [gauge(name) for name in names] == [1.0, 1.0, 0.0, 0.0]
 
 
