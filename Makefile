@@ -31,7 +31,7 @@ MEASURED := $(addprefix tests/measured/test_,ages.py faults.py measured.py opera
 SCRAPED := tests/dashboards/test_panels.py e2e/prometheus
 
 test: setup ## lint, types, import rules and all tests that need no other program (minutes, no GPU)
-	@$(BESIDE) test-waiting lint test-pure
+	+@$(BESIDE) test-waiting lint test-pure
 	$(PYTEST) -q tests $(addprefix --ignore=,tests/deciding $(PURE) $(WAITING) $(MEASURED) $(filter tests/%,$(SCRAPED)))
 
 test-waiting: setup
@@ -76,7 +76,7 @@ e2e: setup
 	$(IN_CLUSTER)
 else
 e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
-	@$(BESIDE) e2e-apiserver e2e-measured
+	+@$(BESIDE) e2e-apiserver e2e-measured
 	$(PYTEST) -q --durations=5 $(SCRAPED)
 	$(IN_CLUSTER)
 endif

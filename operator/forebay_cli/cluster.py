@@ -1,7 +1,7 @@
 """A system in a Kubernetes cluster, reached as its people reach it: by kubectl, with their own rights.
 
-The operator shows its view on a loopback port of the pod that leads, and the gateway has a Service: both are reached
-by port-forward, kept open for as long as the command runs.
+The operator shows its view, and has models looked at, on a loopback port of the pod that leads, and the gateway has a
+Service: both are reached by port-forward, kept open for as long as the command runs.
 """
 
 from __future__ import annotations

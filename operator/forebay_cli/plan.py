@@ -109,7 +109,16 @@ def plans_there(found: Cluster, files: tuple[Path, ...], prompt_tokens: int) -> 
     """The same on the workers of a cluster. Raises CannotPlan, Unseen, NothingRuns and OperatorAway."""
     target = found.operator()
     seen, home = asyncio.run(view.look(target)), found.home()
-    return plans_in(seen, files, prompt_tokens, home, lambda function: asyncio.run(preview.look(target, function)))
+    looked: dict[tuple[str, str, str | None, str], Model] = {}
+
+    def look(function: Function) -> Model:
+        wanted = function.spec.model
+        named = (wanted.uri, wanted.dtype, wanted.revision, function.spec.pool)
+        if wanted.credentials is not None or named not in looked:
+            looked[named] = asyncio.run(preview.look(target, function))
+        return looked[named]
+
+    return plans_in(seen, files, prompt_tokens, home, look)
 
 
 def plans_in(
@@ -148,7 +157,7 @@ def _placed(function: Function, seen: view.View, prompt_tokens: int, look: Calla
     able = [worker for worker in rated if worker.ready and worker.serves(function.spec.pool)]
     if not able:
         raise CannotPlan(f"{function.key}: no ready worker of pool {function.spec.pool} is attached")
-    model, costs = _known(function, seen["models"], look)
+    model, costs = _known(function, seen, look)
     free = {
         shown["name"]: shown["memoryBytes"] - shown["residentBytes"] - shown["kvReservedBytes"]
         for shown in seen["workers"]
@@ -156,17 +165,20 @@ def _placed(function: Function, seen: view.View, prompt_tokens: int, look: Calla
     return _plan(function, model, costs, able, free, prompt_tokens)
 
 
-def _known(
-    function: Function, models: Sequence[dict[str, Any]], look: Callable[[Function], Model]
-) -> tuple[Model, Costs]:
+def _known(function: Function, seen: view.View, look: Callable[[Function], Model]) -> tuple[Model, Costs]:
     """The function's model, and what computing with it costs as far as anybody there has measured it."""
     wanted = function.spec.model
-    named = (shown for shown in models if shown["uri"] == wanted.uri and wanted.dtype in ("auto", shown["dtype"]))
-    if (shown := next(named, None)) is not None:
-        return shown_model(shown), _shown_costs(shown)
+    same = {
+        shown["backbone"]
+        for shown in seen["functions"]
+        if (shown["uri"], shown["dtype"], shown["revision"]) == (wanted.uri, wanted.dtype, wanted.revision or "")
+    }
+    for shown in seen["models"]:
+        if shown["backbone"] in same:
+            return shown_model(shown), _shown_costs(shown)
     model = look(function)
-    same = (_shown_costs(shown) for shown in models if shown["backbone"] == model.backbone)
-    return model, next(same, Costs())
+    costs = (_shown_costs(shown) for shown in seen["models"] if shown["backbone"] == model.backbone)
+    return model, next(costs, Costs())
 
 
 def _plan(

@@ -1,4 +1,5 @@
-"""Models that no function names: a worker looks at one of them for `forebay plan`, and nobody remembers what it found.
+"""Models that no function names: a worker looks at one of them for `forebay plan`, and the operator does not remember
+what it found.
 
 Who asks gets no more than a function without credentials would: what he names obeys the same rules, it is read where a
 function's would be, no secret goes along, and no decision knows of it.
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
 import structlog
+from prometheus_client import Counter
 
 from forebay_api import names
 from forebay_api.conditions import Reason
@@ -27,6 +29,8 @@ from forebay_wire.v1 import fleet_pb2, preview_pb2, preview_pb2_grpc
 
 log = structlog.get_logger(__name__)
 
+LOOKS = Counter("forebay_previews_total", "Models that no function names and that a worker was asked about.")
+
 PATIENCE = 30.0
 """Seconds for an answer, after which whoever asked is sent away."""
 
@@ -34,8 +38,8 @@ MOST = 3
 """Looks under way, of all workers: one fewer than a single worker makes at once, so that functions need not wait."""
 
 LOST = 300.0
-"""Seconds after which a look without an answer is given up: longer than any takes, and a rest for the other workers
-where it was the look that ended one."""
+"""Seconds after which a look without an answer is given up: hardly any takes so long, and it is a rest for the other
+workers where it was the look that ended one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +95,22 @@ class Previews(preview_pb2_grpc.PreviewServicer):
         now = loop.time()
         self._looks = {name: look for name, look in self._looks.items() if look.began + LOST > now}
         if before := next((look for look in self._looks.values() if look.subject == subject), None):
-            message = f"worker {before.worker} is still looking at it, for {before.began + LOST - now:.0f} s at most"
-            return _refusal(Reason.RESOLVING, message)
+            return before  # who asks again after a slow answer must not find it forgotten
         if len(self._looks) >= MOST:
             return _refusal(Reason.QUEUED, f"{MOST} other models are being looked at: try again later")
         seen = self._seen()
         if seen.pools is not None and pool not in seen.pools:
             return _refusal(Reason.POOL_NOT_FOUND, f"there is no WorkerPool {pool}: spec.pool should name one")
         able = [worker.name for worker in seen.ready(pool)]
-        asked = Counter(look.worker for look in self._looks.values())
+        asked = Tally(look.worker for look in self._looks.values())
         random.shuffle(able)  # who cannot reach the source is not asked again and again
-        worker = min(able, key=asked.__getitem__, default="")
         name = uuid.uuid4().hex
         question = fleet_pb2.Inspect(id=name, uri=subject.uri, dtype=subject.dtype, revision=subject.revision)
-        if not self._fleet.tell(worker, fleet_pb2.Command(inspect=question)):
+        command = fleet_pb2.Command(inspect=question)
+        told = (worker for worker in sorted(able, key=asked.__getitem__) if self._fleet.tell(worker, command))
+        if (worker := next(told, "")) == "":
             return _refusal(Reason.NO_WORKER, f"no ready worker of pool {pool} is attached")
+        LOOKS.inc()
         log.info("previewing", uri=subject.uri, worker=worker)
         look = self._looks[name] = _Look(subject, worker, now, loop.create_future())
         return look

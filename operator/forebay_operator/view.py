@@ -60,13 +60,15 @@ def draw(scene: Scene) -> Json:
 
 
 def _function(function: FunctionSeen, scene: Scene) -> Json:
-    key = function.function.key
+    key, model = function.function.key, function.function.spec.model
     status = scene.statuses[key]
     progress = scene.progress.get(key)
     return {
         "namespace": key.namespace,
         "name": key.name,
-        "uri": function.function.spec.model.uri,
+        "uri": model.uri,
+        "dtype": model.dtype,
+        "revision": model.revision or "",
         "model": function.function.served_name,
         "backbone": function.backbone,
         "previous": function.previous,

@@ -93,6 +93,22 @@ async def test_another_name_of_a_known_model_has_its_compute(system: System, tmp
     assert other.cut == known.cut
 
 
+async def test_another_dtype_or_revision_may_be_another_model(system: System, tmp_path: Path) -> None:
+    view = await viewed(system, 1)
+    (known,) = plan.plans_in(view, written(tmp_path, "file:///m/a"), 64, "default", nobody)
+    (shown,) = view["functions"]
+    for field, other in (("dtype", "bfloat16"), ("revision", "v2")):
+        looked: list[Function] = []
+
+        def look(function: Function, looked: list[Function] = looked) -> Model:
+            looked.append(function)
+            return known.model
+
+        changed = {**view, "functions": [{**shown, field: other}]}
+        plan.plans_in(changed, written(tmp_path, "file:///m/a"), 64, "default", look)
+        assert len(looked) == 1
+
+
 async def test_what_cannot_be_planned_is_said(system: System, tmp_path: Path) -> None:
     view = await viewed(system, 1)
 

@@ -1,4 +1,4 @@
-"""A model without weights: transformers' own modules on the meta device, filled and emptied unit by unit.
+"""A model without weights: transformers' own modules on the meta device, but for `linear`, filled and emptied by unit.
 
 Built in the zygote before the fork, where no parallel operation may run; used in workers after it. May not live here:
 anything about one architecture (see ``registry``), and when which unit comes or goes.
