@@ -13,7 +13,7 @@ import torch
 
 from checkpoints import FAMILIES
 from engine_parts.local_pipeline import CPU, LocalPipeline, Slice, weights
-from forebay_worker.engine.attention import Step, attend, positions
+from forebay_worker.engine.attention import Gather, Step, attend, positions
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import open_checkpoint
 from forebay_worker.model.skeleton import NotResident, Skeleton
@@ -137,13 +137,13 @@ class Layer:
 
 @pytest.mark.parametrize("window", [None, 6])
 def test_decoding_together_is_decoding_one_by_one(window: int | None) -> None:
-    """On poisoned memory."""
+    """What a GPU does in one launch, on poisoned memory, beside what the CPU does slice by slice."""
     generator = torch.Generator().manual_seed(3)
     blocks = [(9, 1, 4), (2,), (5, 6, 7, 8), (0, 3)]
     history = [Slice(0, length, table) for length, table in zip((10, 1, 15, 6), blocks, strict=True)]
     mixed = [Slice(10, 1, blocks[0]), Slice(1, 1, blocks[1]), Slice(15, 1, blocks[2]), Slice(6, 1, blocks[3])]
     answers = []
-    for gathered in (0, 100, 25):
+    for gather in (Gather(0, 0), Gather(12, 100), Gather(100, 100), Gather(100, 25)):
         store = KvStore(range(1), 10, 4, 2, 8, torch.float32, CPU)
         poison(store)
         generator.manual_seed(3)
@@ -151,7 +151,7 @@ def test_decoding_together_is_decoding_one_by_one(window: int | None) -> None:
             tokens = sum(part.length for part in slices)
             query = torch.randn(1, 6, tokens, 8, generator=generator)
             key, value = torch.randn(2, 1, 2, tokens, 8, generator=generator)
-            step = Step(positions(slices, CPU), slices, store, gathered=gathered)
+            step = Step(positions(slices, CPU), slices, store, gather=gather)
             answer, _ = attend(Layer(), query, key, value, None, forebay_step=step, sliding_window=window)
         answers.append(answer)
     assert answers[0].shape == (1, 4, 6, 8)

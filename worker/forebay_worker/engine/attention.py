@@ -25,7 +25,8 @@ from transformers import AttentionInterface
 from forebay_worker.engine.kv import KvStore
 
 NAME = "forebay"
-CACHED_BYTES = 4 * 1024**2  # copies up to here stay in the cache of a CPU, and in memory that is already mapped
+CALL_BYTES = 256 * 1024  # one more call costs a CPU at least as much as copying this much
+CACHED_BYTES = 3 * 1024**2  # copies up to here stay in the cache of a CPU, and in memory that is already mapped
 SCRATCH_BYTES = 256 * 1024**2  # of a GPU
 
 
@@ -54,11 +55,25 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Decodes:
-    """Slices of one query, computed at once from a copy of what they see: a call for each would take longer."""
+    """Slices of one query, computed at once: pays where a call costs more than a copy of what they see."""
 
     rows: torch.Tensor  # [sequences]
     slots: torch.Tensor  # [sequences × span], padded with slots of the same sequence
     mask: torch.Tensor | None  # [sequences, 1, 1, span], true where a key is seen; None: all are
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Slices of one token that see at most ``span`` keys share a call, of at most ``total`` keys."""
+
+    span: int
+    total: int
+
+    @classmethod
+    def suiting(cls, device: torch.device, kv: KvStore) -> Gather:
+        if device.type == "cpu":
+            return cls(CALL_BYTES // kv.token_bytes, CACHED_BYTES // kv.token_bytes)
+        return cls(sys.maxsize, SCRATCH_BYTES // kv.token_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ class Step:
     slices: Sequence[Slice]
     kv: KvStore
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None  # cosines and sines, [1, T, rotary dims]
-    gathered: int | None = None  # keys that slices of one token share a call of, at most; None: what suits the device
+    gather: Gather | None = None  # None: what suits the device
     slots: torch.Tensor = field(init=False)  # [T], where the new keys and values go
     _end: int = field(init=False)
     _layouts: dict[int | None, _Layout] = field(init=False, default_factory=dict)
@@ -98,8 +113,8 @@ class Step:
             window = None
         if window not in self._layouts:
             device = self.positions.device
-            most = _suiting(device, self.kv) if self.gathered is None else self.gathered
-            self._layouts[window] = _lay_out(self.slices, self.kv.block_tokens, window, device, most)
+            gather = self.gather or Gather.suiting(device, self.kv)
+            self._layouts[window] = _lay_out(self.slices, self.kv.block_tokens, window, device, gather)
         return self._layouts[window]
 
 
@@ -181,10 +196,10 @@ def _seen(part: _Part, keys: torch.Tensor, values: torch.Tensor, group: int) -> 
 
 
 def _lay_out(
-    slices: Sequence[Slice], block_tokens: int, window: int | None, device: torch.device, most: int
+    slices: Sequence[Slice], block_tokens: int, window: int | None, device: torch.device, gather: Gather
 ) -> _Layout:
     firsts = list(accumulate((part.length for part in slices), initial=0))
-    groups = _groups(slices, window, most)
+    groups = _groups(slices, window, gather)
     apart = set(range(len(slices))).difference(*groups)
     parts = (
         _part(slices[index], slice(firsts[index], firsts[index + 1]), block_tokens, window, device)
@@ -202,17 +217,14 @@ def _lay_out(
     return _Layout(tuple(parts), tuple(decodes))
 
 
-def _suiting(device: torch.device, kv: KvStore) -> int:
-    return (CACHED_BYTES if device.type == "cpu" else SCRATCH_BYTES) // kv.token_bytes
-
-
-def _groups(slices: Sequence[Slice], window: int | None, most: int) -> list[list[int]]:
-    """Indices of the slices that share a call of ``most`` keys, those of like length together: they are padded to the
-    longest."""
+def _groups(slices: Sequence[Slice], window: int | None, gather: Gather) -> list[list[int]]:
+    """Indices of the slices that share a call, those of like length together, since they are padded to the longest."""
     spans = {index: min(part.start + 1, window or sys.maxsize) for index, part in enumerate(slices) if part.length == 1}
     groups: list[list[int]] = [[]]
     for index, span in sorted(spans.items(), key=itemgetter(1)):
-        if (len(groups[-1]) + 1) * span > most:
+        if span > gather.span:
+            break
+        if (len(groups[-1]) + 1) * span > gather.total:
             groups.append([])
         groups[-1].append(index)
     return [group for group in groups if len(group) > 1]
