@@ -23,6 +23,7 @@ from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.seen import Costs, HoldingSeen, Link, WorkerSeen
 from forebay_operator.files import FunctionFiles
 from forebay_operator.reports import UNKNOWN_RATE
+from forebay_operator.subject import Subject
 
 
 class CannotPlan(Exception):
@@ -42,7 +43,7 @@ class Plan:
     measured: bool
 
     def _bytes(self, stage: Stage) -> int:
-        return sum(self.model.units[unit].link_bytes for unit in stage.units)
+        return ledger.link_bytes(self.model, stage.units)
 
     def to_json(self) -> dict[str, Any]:
         predicted = self.cut.prediction
@@ -109,14 +110,13 @@ def plans_there(found: Cluster, files: tuple[Path, ...], prompt_tokens: int) -> 
     """The same on the workers of a cluster. Raises CannotPlan, Unseen, NothingRuns and OperatorAway."""
     target = found.operator()
     seen, home = asyncio.run(view.look(target)), found.home()
-    looked: dict[tuple[str, str, str | None, str], Model] = {}
+    looked: dict[tuple[Subject, str], Model] = {}
 
     def look(function: Function) -> Model:
-        wanted = function.spec.model
-        named = (wanted.uri, wanted.dtype, wanted.revision, function.spec.pool)
-        if wanted.credentials is not None or named not in looked:
-            looked[named] = asyncio.run(preview.look(target, function))
-        return looked[named]
+        asked = Subject.of(function), function.spec.pool
+        if asked not in looked:
+            looked[asked] = asyncio.run(preview.look(target, function))
+        return looked[asked]
 
     return plans_in(seen, files, prompt_tokens, home, look)
 

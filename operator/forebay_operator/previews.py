@@ -108,7 +108,7 @@ class Previews(preview_pb2_grpc.PreviewServicer):
         question = fleet_pb2.Inspect(id=name, uri=subject.uri, dtype=subject.dtype, revision=subject.revision)
         command = fleet_pb2.Command(inspect=question)
         told = (worker for worker in sorted(able, key=asked.__getitem__) if self._fleet.tell(worker, command))
-        if (worker := next(told, "")) == "":
+        if (worker := next(told, None)) is None:
             return _refusal(Reason.NO_WORKER, f"no ready worker of pool {pool} is attached")
         LOOKS.inc()
         log.info("previewing", uri=subject.uri, worker=worker)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from forebay_operator.decide.pressure import Turn
+from forebay_operator.decide.pressure import NO_TURN
 from forebay_operator.decide.seen import Snapshot, WorkerSeen
 
 # Seconds for which a holding is left to functions that nobody has been asked about yet: workers answer one question
@@ -32,7 +32,7 @@ def doubts(seen: Snapshot, now: float) -> Mapping[str, float]:
     if not unasked and not untold:
         return found
     for backbone in seen.holders.keys() - named:
-        since = seen.turns.of.get(backbone, Turn()).since
+        since = seen.turns.of.get(backbone, NO_TURN).since
         staying = [worker for worker in seen.holders[backbone] if not worker.holdings[backbone].leaving]
         until = [since.get(worker.name, now) + _grace(worker, unasked, untold) for worker in staying]
         if (last := max(until, default=now)) > now:

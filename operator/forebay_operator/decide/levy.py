@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from forebay_api.conditions import Reason
 from forebay_operator.decide import evict
 from forebay_operator.decide.cut import Refusal
-from forebay_operator.decide.pressure import AGING, RESIDENCE, Claim, Kind, Payment, Stake, Turn, due, payable
+from forebay_operator.decide.pressure import AGING, NO_TURN, RESIDENCE, Claim, Kind, Payment, Stake, due, payable
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.decide.want import Want
 
@@ -28,7 +28,7 @@ NOTHING = Levy()
 
 def claim(seen: Snapshot, want: Want, owed: Set[str], now: float) -> Claim:
     """``owed``: workers that it leaves itself."""
-    turn = seen.turns.of.get(want.backbone, Turn())
+    turn = seen.turns.of.get(want.backbone, NO_TURN)
     return Claim(
         backbone=want.backbone,
         priority=want.priority,
@@ -134,7 +134,7 @@ def _payer(seen: Snapshot, asks: Claim, stake: Stake) -> str:
 
 def _receiver(seen: Snapshot, asks: Claim, now: float) -> str:
     name = _names(seen, asks.backbone)
-    turn = seen.turns.of.get(asks.backbone, Turn())
+    turn = seen.turns.of.get(asks.backbone, NO_TURN)
     if turn.lacking:
         return f"{name} has waited {max(now - turn.lacking, 0.0):.1f} s"
     return f"{name} has {_workers(asks.has)} and wants more"

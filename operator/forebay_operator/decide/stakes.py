@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from math import inf
 
 from forebay_operator.decide import routes
-from forebay_operator.decide.pressure import Kind, Stake, Turn
+from forebay_operator.decide.pressure import NO_TURN, Kind, Stake
 from forebay_operator.decide.seen import PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.turns import load_seconds, residence
 from forebay_operator.decide.want import Want
@@ -31,7 +31,7 @@ def _stakes(seen: Snapshot, want: Want, owed: Set[str], now: float) -> list[Stak
     works = any(pipeline.running + pipeline.waiting for pipeline in pipelines)
     asked = want.desired > 0 and (want.pressing or works)
     giving, free = _giving(seen, want, owed)
-    turn = seen.turns.of.get(want.backbone, Turn())
+    turn = seen.turns.of.get(want.backbone, NO_TURN)
     found = []
     for place, worker in enumerate(giving):
         kind = Kind.LAST if place >= free else Kind.SURPLUS if asked else Kind.IDLE

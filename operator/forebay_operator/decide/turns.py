@@ -32,7 +32,7 @@ def under_way(seen: Snapshot, payments: Sequence[Payment]) -> bool:
 
 def after(turns: Turns, payments: Sequence[Payment], payers: Set[str], now: float) -> Turns:
     """What this pass leaves, with ``payments`` under way; ``payers``: who gives in this pass what it has use for."""
-    paid = {backbone: replace(turns.of.get(backbone, Turn()), paid=now) for backbone in payers}
+    paid = {backbone: replace(turns.of.get(backbone, NO_TURN), paid=now) for backbone in payers}
     return Turns({**turns.of, **paid}, tuple(payments))
 
 

@@ -36,9 +36,9 @@ class KvStore:
         self.head_dim = head_dim
         self.dtype = dtype
         shape = (2, blocks * block_tokens, kv_heads, head_dim)
-        self._tensors = {layer: _untouched(shape, dtype, device) for layer in layers}
+        tensors = {layer: _untouched(shape, dtype, device) for layer in layers}
         # Taken apart once: a step would do it in every layer.
-        self._halves = {layer: (tensor[0], tensor[1]) for layer, tensor in self._tensors.items()}
+        self._halves = {layer: (tensor[0], tensor[1]) for layer, tensor in tensors.items()}
 
     @property
     def token_bytes(self) -> int:
@@ -47,7 +47,7 @@ class KvStore:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._tensors.values())
+        return sum(keys.nbytes + values.nbytes for keys, values in self._halves.values())
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put ``keys`` and ``values`` [tokens, kv_heads, head_dim] into ``slots`` [tokens]."""
