@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from engine.rig import Rig, greedy, opened, until
 from forebay_worker.formation import Probe
+from forebay_worker.model.skeleton import Skeleton
 
 Tiny = Callable[[str], Path]
+WAIT = 0.02
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
@@ -41,3 +46,20 @@ def test_without_memory_there_are_no_samples(rig: Rig, tiny: Tiny) -> None:
     node.executor.probe(opened(tiny("llama")).model.backbone, probes.append)
     until(lambda: probes, "measured")
     assert probes[0].layer == probes[0].head == ()
+
+
+def test_waiting_for_a_core_is_not_computing(rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Skeleton.layer
+
+    def late(*given: Any) -> torch.Tensor:
+        time.sleep(WAIT)
+        return compute(*given)
+
+    monkeypatch.setattr(Skeleton, "layer", late)
+    node = rig.node()
+    node.prepare(tiny("llama"))
+    probes: list[Probe] = []
+    node.executor.probe(opened(tiny("llama")).model.backbone, probes.append)
+    until(lambda: probes, "measured")
+    assert [sample.tokens for sample in probes[0].layer] == [1, 16, 64, 256]
+    assert all(0 < sample.seconds < WAIT for sample in probes[0].layer)

@@ -19,7 +19,7 @@ from forebay_worker.model.skeleton import Skeleton
 from forebay_worker.team import Team
 
 LAYER_TOKENS = (1, 64, 16, 256)
-ALWAYS = 2  # of these, whatever time they take: from one size alone, a prompt would cost its multiple
+ALWAYS = 2  # of these, whatever time they take, both ways: from one size alone, a prompt would cost its multiple
 ROUNDS = 3  # the shortest counts, of as many as there is time for: a machine that is busy just then must not look slow
 SECONDS = 0.25  # for the layer, and as much again for the head
 WEIGHT = 0.01  # any number but zero: untouched pages would all be the same cached one
@@ -106,22 +106,34 @@ def _head(skeleton: Skeleton, device: Device) -> Callable[[int], None]:
 
 def _samples(sizes: Sequence[int], run: Callable[[int], None], device: Device, team: Team) -> tuple[Sample, ...]:
     """First of the team, then of one thread: of a team each operation waits for whoever has one of its cores, and looks
-    twenty times as slow. In rounds over all ``sizes``, so that a moment in which others computed does not fall on one
+    twenty times as slow. One thread computes all by itself, so on a CPU its own clock counts, which stands still while
+    others have the core. In rounds over all ``sizes``, so that a moment in which others computed does not fall on one
     of them; where it did, the next larger says more: fewer tokens never take longer."""
-    best: dict[int, float] = {}
-    for way, always in ((team.fit, ALWAYS), (team.alone, 0)):
-        way()
-        run(1)  # the first call of a kind is slow
-        end = time.perf_counter() + SECONDS / 2
-        for turn in range(ROUNDS):
-            for number, size in enumerate(sizes):
-                begin = time.perf_counter()
-                if (turn or number >= always) and begin + best.get(size, 0.0) > end:
-                    continue
-                run(size)
-                if device.kind == "cuda":
-                    torch.cuda.synchronize(device.torch_device)
-                best[size] = min(best.get(size, float("inf")), time.perf_counter() - begin)
+    alone = time.perf_counter if device.kind == "cuda" else time.thread_time
+    team.fit()
+    best = _shortest(sizes, run, device, time.perf_counter)
+    team.alone()
+    for size, seconds in _shortest(sizes, run, device, alone).items():
+        best[size] = min(best.get(size, seconds), seconds)
     largest_first = sorted(best, reverse=True)
     shortest = accumulate((best[size] for size in largest_first), min)
     return tuple(map(Sample, largest_first, shortest))[::-1]
+
+
+def _shortest(
+    sizes: Sequence[int], run: Callable[[int], None], device: Device, clock: Callable[[], float]
+) -> dict[int, float]:
+    """Seconds by ``clock`` of those ``sizes`` for which there was time."""
+    best: dict[int, float] = {}
+    run(1)  # the first call of a kind is slow
+    end = time.perf_counter() + SECONDS / 2
+    for turn in range(ROUNDS):
+        for number, size in enumerate(sizes):
+            if (turn or number >= ALWAYS) and time.perf_counter() + best.get(size, 0.0) > end:
+                continue
+            began = clock()
+            run(size)
+            if device.kind == "cuda":
+                torch.cuda.synchronize(device.torch_device)
+            best[size] = min(best.get(size, float("inf")), clock() - began)
+    return best
