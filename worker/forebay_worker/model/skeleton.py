@@ -1,4 +1,4 @@
-"""A model without weights: transformers' own modules on the meta device, but for `linear`, filled and emptied by unit.
+"""A model without weights: transformers' modules on the meta device but for `linear`, `norm`; filled, emptied by unit.
 
 Built in the zygote before the fork, where no parallel operation may run; used in workers after it. May not live here:
 anything about one architecture (see ``registry``), and when which unit comes or goes.
@@ -21,6 +21,7 @@ from forebay_worker.engine.attention import Slice, Step
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import Checkpoint
 from forebay_worker.model.linear import replace_linears
+from forebay_worker.model.norm import replace_norms
 
 
 class NotResident(RuntimeError):
@@ -78,6 +79,7 @@ class Skeleton:
             auto: Any = AutoModelForCausalLM  # untyped
             model: torch.nn.Module = auto.from_config(config, attn_implementation=attention.NAME)
             replace_linears(model)
+            replace_norms(model)
         rotary = checkpoint.architecture.rotary
         if rotary:
             # Its frequencies are in no file: computed anew, for real.
