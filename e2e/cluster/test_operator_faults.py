@@ -12,6 +12,7 @@ from cluster.asking import answering
 from cluster.installed import Installed
 from cluster.killing import kill
 from testbed.cluster import Cluster
+from testbed.control import wait_for_proxy
 
 from cluster import kube, metrics
 
@@ -130,13 +131,17 @@ async def test_each_gateway_wakes_a_function(bed: Cluster, forebay: Installed, r
 
 @pytest.fixture
 def stoppable(bed: Cluster) -> Iterator[Cluster]:
-    """Its API server may be stopped. Kubernetes' own controllers find back to it in their own time, which may be
-    minutes and is not what is tested here: they begin anew, and the next test has endpoints and is scheduled."""
+    """Its API server may be stopped. Kubernetes' own parts find back to it in their own time, which may be minutes and
+    is not what is tested here: they begin anew. So the next test has endpoints, is scheduled, and its pods reach the
+    API server again soon after it was away: until a proxy hears that it is back, their calls are rejected."""
     yield bed
-    for name in ("kube-controller-manager", "kube-scheduler"):
+    places = (bed.control, *bed.nodes)
+    for name in ("kube-controller-manager", "kube-scheduler", *(f"{place.name}/kube-proxy" for place in places)):
         bed.daemons.stop(name)
         bed.daemons.start_again(name)
     bed.control.wait_for_controllers()
+    for place in places:
+        wait_for_proxy(place)
 
 
 async def test_the_api_server_stops_for_a_minute(stoppable: Cluster, forebay: Installed, real: Reference) -> None:

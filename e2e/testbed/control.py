@@ -47,7 +47,7 @@ class Control(Place):
     def proxy(self, node: str) -> None:
         """Reach Services from here too. A proxy waits half a minute for its node: it goes by the name of a ``node``."""
         start_proxy(self, addresses.CONTROL, self.state, node)
-        self.daemons.wait(f"{self.name}/kube-proxy", lambda: self.answers("http://127.0.0.1:10256/healthz"))
+        wait_for_proxy(self)
 
     def kubectl(self, *arguments: object, limit: float = 60.0) -> subprocess.CompletedProcess[str]:
         return self.ran(self.programs / "kubectl", f"--kubeconfig={self.config}", *arguments, limit=limit)
@@ -171,3 +171,7 @@ def start_proxy(place: Place, address: str, state: Path, node: str) -> None:
         )
     )
     place.start(f"{place.name}/kube-proxy", "kube-proxy", f"--config={config}", "--v=1")
+
+
+def wait_for_proxy(place: Place) -> None:
+    place.daemons.wait(f"{place.name}/kube-proxy", lambda: place.answers("http://127.0.0.1:10256/healthz"))
