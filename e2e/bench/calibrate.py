@@ -18,13 +18,13 @@ from local.system import System
 
 BUDGET = 256
 """Prompt tokens in a step (the engine's, on a CPU)."""
-PROMPTS = (16, 64, 256)
+PROMPTS = (8, 64, 256)
 BATCHES = (1, 4, 8)
 TOKENS = 24
 LOADING = 4
 """Prompts that are measured while stages load: about as long as four links of 50 MB/s need."""
-PAUSE = 1.0
-"""Seconds before a prompt: most come when nothing has been computed for a while, and threads have gone to sleep."""
+PAUSE = 4.0
+"""Seconds before a prompt: most come when nothing was computed for as long, and the first step after that is slow."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,10 @@ def fitted(
     link: float,
     loading: tuple[float, float],
 ) -> Calibration:
-    """Steps of a few tokens were measured apart; a prompt's first token has the overhead in it, which is what the
-    shortest prompt takes beyond such a step. ``loading``: seconds of a step of one token, and of a first token after
-    64, of stages that load."""
-    slope = max(firsts[256] - firsts[64], 0.0) / 192
-    shortest = max(steps[8], steps[1]) + 8 * slope
-    overhead = max(firsts[16] - shortest, 0.0)
-    samples = [*steps.items(), (16, shortest), (64, firsts[64] - overhead), (256, firsts[256] - overhead)]
+    """A first token has the overhead in it: what a prompt of 8 tokens takes beyond a step of as many, measured apart.
+    ``loading``: seconds of a step of one token, and of a first token after 64, of stages that load."""
+    overhead = max(firsts[8] - steps[8], 0.0)
+    samples = [*steps.items(), *((prompt, seconds - overhead) for prompt, seconds in firsts.items() if prompt > 8)]
     rising = []
     for tokens, seconds in samples:
         rising.append((tokens, max(seconds, rising[-1][1] if rising else 0.0)))

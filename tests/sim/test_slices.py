@@ -39,7 +39,7 @@ def test_what_was_measured_is_what_the_model_then_takes() -> None:
         return 0.03 + 0.005 * (tokens - 1)
 
     steps = {batch: seconds(batch) for batch in (1, 4, 8)}
-    firsts = {prompt: 0.02 + seconds(prompt) for prompt in (16, 64, 256)}
+    firsts = {prompt: 0.02 + seconds(prompt) for prompt in (8, 64, 256)}
     found = fitted(SLOW.model, firsts, steps, start=0.1, link=5e7, loading=(0.06, 0.02 + 1.5 * seconds(64)))
     assert found.overhead == pytest.approx(0.02)
     assert found.staged == pytest.approx(1.75)
@@ -49,7 +49,7 @@ def test_what_was_measured_is_what_the_model_then_takes() -> None:
 
 
 def test_a_noisy_machine_gives_no_nonsense() -> None:
-    firsts, steps = {16: 0.01, 64: 0.4, 256: 0.3}, {1: 0.03, 4: 0.02, 8: 0.05}
+    firsts, steps = {8: 0.01, 64: 0.4, 256: 0.3}, {1: 0.03, 4: 0.02, 8: 0.05}
     found = fitted(SLOW.model, firsts, steps, start=0.1, link=5e7, loading=(0.02, 0.3))
     assert (found.overhead, found.staged) == (0.0, 1.0)
     taken = [found.kind.step(tokens, 1) for tokens in (1, 4, 8, 16, 64, 256, 512)]
