@@ -169,7 +169,8 @@ def _multiplied(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, s
 
 
 def _attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None) -> torch.Tensor:
-    return scaled_dot_product_attention(*(each.unsqueeze(1) for each in (query, keys, values)), scale=scaling)
+    apart = query.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1)
+    return scaled_dot_product_attention(*apart, scale=scaling)
 
 
 def _prefill(
@@ -177,9 +178,9 @@ def _prefill(
 ) -> torch.Tensor:
     """``query`` [queries, kv_heads, group, head_dim], and the same back."""
     group = query.shape[2]
-    seen = (each.unsqueeze(1).expand(-1, group, -1, -1) for each in _seen(part, keys, values))
+    seen, told = (each.unsqueeze(1).expand(-1, group, -1, -1) for each in _seen(part, keys, values))
     answer = scaled_dot_product_attention(
-        query.permute(1, 2, 0, 3), *seen, attn_mask=part.mask, is_causal=part.causal, scale=scaling
+        query.permute(1, 2, 0, 3), seen, told, attn_mask=part.mask, is_causal=part.causal, scale=scaling
     )
     return answer.permute(2, 0, 1, 3)
 
