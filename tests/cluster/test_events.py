@@ -16,7 +16,9 @@ from control.actors import until
 from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_operator.cluster import events
 from forebay_operator.cluster.api import ApiError
-from forebay_operator.cluster.events import Events, Subject, change
+from forebay_operator.cluster.events import Events
+from forebay_operator.cluster.pending import Subject
+from forebay_operator.cluster.state_events import change
 from forebay_operator.control import Outcome
 from forebay_operator.decisions import Decision
 from forebay_operator.status import FunctionStatus
@@ -130,7 +132,7 @@ class Heard:
         self.now = NOW
 
     def tell(self, *turns: Outcome) -> list[tuple[str, str, bool]]:
-        """(reason, note, warning) of all that is told of the scaling."""
+        """(reason, note, warning) of all that is told."""
         found = []
         for one in turns:
             self.events.take(one)
@@ -138,6 +140,50 @@ class Heard:
                 told = self.events._pending.pop()
                 found.append((told.reason, told.note, told.warning))
         return found
+
+
+UNHEARD = outcome(State.IDLE, Status.UNKNOWN, reason="NoWorker")
+LOOKING = outcome(State.IDLE, Status.UNKNOWN, reason="Resolving")
+
+
+def failed(reason: str = "ArtifactNotFound", generation: int = 1) -> Outcome:
+    stalled = Condition(ConditionType.STALLED, Status.TRUE, reason, "there is nothing", generation)
+    return outcome(State.FAILED, Status.FALSE, reason=reason, message="there is nothing", more=[stalled])
+
+
+def reasons(told: Iterable[tuple[str, str, bool]]) -> list[str]:
+    return [reason for reason, *_ in told]
+
+
+def test_a_new_operator_takes_nobody_for_idle_whose_workers_it_has_not_heard() -> None:
+    heard = Heard(stored={"state": "Serving"}, began=NOW)
+    assert heard.tell(UNHEARD, outcome(), outcome(State.SERVING)) == []
+    heard.now += 60.0
+    assert reasons(heard.tell(outcome())) == ["ScaledToZero"]
+
+
+def test_who_has_no_worker_left_was_not_scaled_to_zero() -> None:
+    heard = Heard()
+    assert reasons(heard.tell(outcome(State.SERVING), UNHEARD)) == ["Serving"]
+    assert reasons(heard.tell(outcome(State.LOADING), outcome(State.SERVING), outcome())) == [
+        *("Loading", "Serving", "ScaledToZero")
+    ]
+
+
+def test_a_failure_is_over_once_the_model_was_found() -> None:
+    heard = Heard()
+    assert reasons(heard.tell(failed(), failed(), LOOKING, failed())) == ["ArtifactNotFound"]
+    assert reasons(heard.tell(LOOKING, failed(generation=2))) == ["ArtifactNotFound"]
+    assert reasons(heard.tell(LOOKING, failed("Unauthorized", generation=3))) == ["Unauthorized"]
+    assert reasons(heard.tell(LOOKING, outcome())) == ["Recovered"]
+
+
+def test_a_new_operator_tells_no_failure_again() -> None:
+    entry = {"type": "Stalled", "status": "True", "reason": "ArtifactNotFound", "observedGeneration": 1}
+    heard = Heard(stored={"state": "Failed", "conditions": [entry]}, began=NOW)
+    assert heard.tell(UNHEARD, LOOKING, failed()) == []
+    heard.now += 60.0
+    assert reasons(heard.tell(outcome())) == ["Recovered"]
 
 
 @pytest.mark.parametrize(

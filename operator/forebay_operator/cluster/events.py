@@ -15,7 +15,6 @@ import structlog
 from prometheus_client import Counter
 
 from forebay_api import names
-from forebay_api.conditions import State
 from forebay_api.function import FunctionKey
 from forebay_operator.cluster.api import Api, ApiError, NotFound
 from forebay_operator.cluster.body import status_of
@@ -24,8 +23,8 @@ from forebay_operator.cluster.pending import Pending, Subject, Told
 from forebay_operator.cluster.publish import SETTLED
 from forebay_operator.cluster.scaling_events import Sight, news
 from forebay_operator.cluster.seen import Body
+from forebay_operator.cluster.state_events import Phase, change
 from forebay_operator.control import Outcome
-from forebay_operator.status import FunctionStatus
 
 log = structlog.get_logger(__name__)
 
@@ -53,32 +52,8 @@ class _Known:
     """What was told of the function of this uid."""
 
     uid: str
-    state: str
+    phase: Phase
     sight: Sight
-
-
-def change(subject: Subject, before: str, status: FunctionStatus) -> Told | None:
-    """What to tell of a function that came from the state ``before`` (empty: nobody knows) into another one."""
-    if status.state.value == before:
-        return None
-    match status.state:
-        case State.FAILED:
-            return Told(subject, status.reason, status.message or "it cannot be served", warning=True)
-        case State.SUSPENDED:
-            return Told(subject, "Suspended", status.message or "it is switched off")
-        case State.QUEUED:
-            return Told(subject, "RequestsWaiting", "requests wait until workers are found for it")
-        case State.LOADING:
-            return Told(subject, "Loading", "workers load the model")
-        case State.PIPELINED:
-            return Told(subject, "ServingPipelined", "answers while it loads: several workers hold a part each")
-        case State.SERVING:
-            return Told(subject, "Serving", f"{status.ready} of {status.desired} replicas answer")
-        case State.IDLE if before in (State.SERVING, State.PIPELINED, State.DRAINING, State.LOADING):
-            return Told(subject, "ScaledToZero", "no requests: nothing is held for it; the next request starts it")
-        case State.IDLE if before in (State.FAILED, State.SUSPENDED):
-            return Told(subject, "Recovered", "the next request starts it")
-    return None
 
 
 class Events:
@@ -112,13 +87,14 @@ class Events:
                 continue
             before = self._before(key, uid)
             decision = outcome.scaling.get(key)
+            phase = before.phase.following(status, settled=settled)
             sight = before.sight.following(status, decision, settled=settled)
-            if sight is before.sight and status.state.value == before.state:
+            if phase is before.phase and sight is before.sight:
                 known[key] = before
                 continue
-            known[key] = _Known(uid, status.state.value, sight)
+            known[key] = _Known(uid, phase, sight)
             subject = Subject(names.API_VERSION, names.KIND, key.namespace, key.name, uid)
-            if (told := change(subject, before.state, status)) is not None:
+            if phase is not before.phase and (told := change(subject, before.phase.state, status)) is not None:
                 self._pending.of_function(told)
             for piece in news(before.sight, sight, status, decision):
                 found = Told(subject, piece.reason, piece.note, piece.warning, piece.alike, piece.begins)
@@ -164,7 +140,7 @@ class Events:
             return known
         found = self._stored().get((key.namespace, key.name))
         stored = status_of(found) if found else {}
-        return _Known(uid, str(stored.get("state", "")), Sight.stored(stored))
+        return _Known(uid, Phase.stored(stored), Sight.stored(stored))
 
     async def _send(self, told: Told) -> None:
         now = self._clock()
