@@ -242,6 +242,9 @@ def _resources_available(look: Look) -> Verdict:
         return Status.FALSE, reason, look.nobody[2]
     if (lack := _lack(look)) is not None:
         return Status.FALSE, Reason.INSUFFICIENT_GPUS, lack
+    if look.desired > look.workers:
+        few = f"{look.desired} replicas are wanted, and each takes one worker at least: {look.workers} are ready"
+        return Status.FALSE, Reason.INSUFFICIENT_GPUS, few
     return Status.TRUE, Reason.AVAILABLE, ""
 
 

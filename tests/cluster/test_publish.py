@@ -11,13 +11,14 @@ import pytest
 from cluster.publishing import KEY, NOW, OBJECT, Rig, outcome, settled
 from control.actors import until
 from deciding.values import pipeline, snapshot, worker
-from forebay_api.conditions import ConditionType, Reason, State, Status
+from forebay_api.conditions import Condition, ConditionType, Reason, State, Status
 from forebay_api.function import FunctionKey
 from forebay_api.model import Epoch, Stage
 from forebay_operator.cluster import body
 from forebay_operator.cluster.api import ApiError, Unreachable
 from forebay_operator.cluster.publish import Publisher
 from forebay_operator.cluster.source import Invalid
+from forebay_operator.control import Outcome
 from forebay_operator.decide.seen import PipelinePhase, Snapshot
 
 
@@ -180,12 +181,22 @@ async def test_an_object_that_is_no_function_is_stalled(rig: Rig) -> None:
     assert (rig.status()["state"], rig.status()["observedGeneration"]) == ("Failed", 4)
 
 
-async def test_at_the_beginning_of_a_term_nothing_known_is_not_written_over_what_was(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "unheard",
+    [
+        outcome(ready=Status.UNKNOWN, reason="NoWorker"),
+        outcome(ready=Status.FALSE, reason="InsufficientGPUs"),
+        outcome(more=[Condition(ConditionType.RESOURCES_AVAILABLE, Status.FALSE, "InsufficientGPUs")]),
+    ],
+)
+async def test_at_the_beginning_of_a_term_nothing_known_is_not_written_over_what_was(
+    rig: Rig, unheard: Outcome
+) -> None:
     rig.publisher.take(outcome(State.SERVING, replicas=1), {})
     await until(lambda: rig.status())
     rig.watch()
     later = Publisher(rig.api, lambda: rig.shown, wall=lambda: NOW)
-    later.take(outcome(ready=Status.UNKNOWN, reason="NoWorker"), {})
+    later.take(unheard, {})
     due = later._objects[KEY].due
     assert due is not None
     assert due - later._began == pytest.approx(11.0)

@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from deciding.values import function, snapshot, worker
+from deciding.values import NOW, function, snapshot, worker
 from forebay_api.conditions import ConditionType, Reason
 from forebay_operator import status
-from forebay_operator.decide.plan import Plan
+from forebay_operator.decide.plan import Plan, next_steps
 from forebay_operator.decide.seen import Snapshot
 from forebay_operator.estate import Estate
 from forebay_operator.status import Statuses, Urls
 
 OTHERS = replace(worker("big-0"), pool="big")
+NOTHING = Plan((), {})
 
 
-def said(seen: Snapshot) -> dict[ConditionType, tuple[str, str, str]]:
-    found = status.look(seen.functions[0], seen, (), Plan((), {}))
+def said(seen: Snapshot, plan: Plan = NOTHING) -> dict[ConditionType, tuple[str, str, str]]:
+    found = status.look(seen.functions[0], seen, (), plan)
     key = seen.functions[0].function.key
     of = Statuses(Urls("http://gateway", "")).take({key: found}, 0.0)[key]
     return {each.type: (each.status, each.reason, each.message) for each in of.conditions}
@@ -54,6 +55,17 @@ def test_who_is_missing(
     told = said(seen)
     assert told[ConditionType.READY] == ready
     assert told[ConditionType.RESOURCES_AVAILABLE] == resources
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lacks"), [(2, ""), (3, "3 replicas are wanted, and each takes one worker at least: ")]
+)
+def test_more_replicas_than_workers_are_too_many(wanted: int, lacks: str) -> None:
+    seen = snapshot([function(replicas=wanted)], [worker("w0"), worker("w1")])
+    told = said(seen, plan=next_steps(seen, NOW))
+    expected = ("False", Reason.INSUFFICIENT_GPUS, f"{lacks}2 are ready") if lacks else ("True", Reason.AVAILABLE, "")
+    assert told[ConditionType.RESOURCES_AVAILABLE] == expected
+    assert told[ConditionType.READY][0] == "True", "it answers all the same"
 
 
 def test_a_source_that_is_away_is_said() -> None:

@@ -212,8 +212,9 @@ def premature(wanted: Wanted, stored: Mapping[str, Any]) -> bool:
 
 
 def _ignorant(condition: Condition) -> bool:
-    """Whatever the trouble is that makes the autoscaler blind: a new operator has asked nobody yet."""
-    return (condition.type, condition.status) in (
+    """Whatever the trouble is that makes the autoscaler blind: a new operator has asked nobody yet, and of the workers
+    it may have heard a few."""
+    return condition.reason == Reason.INSUFFICIENT_GPUS or (condition.type, condition.status) in (
         (ConditionType.READY, Status.UNKNOWN),
         (ConditionType.SCALING_ACTIVE, Status.FALSE),
     )
