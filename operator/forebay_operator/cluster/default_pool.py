@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 KEY = "pool.yaml"
 
-AGAIN = 60.0
+AGAIN = 10.0
 """Seconds from look to look: an upgrade of the chart changes the ConfigMap, and nobody watches it."""
 
 SOON = 5.0
