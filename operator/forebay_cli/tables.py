@@ -24,6 +24,12 @@ def _held(worker: Item) -> str:
     return ", ".join(f"{backbone}: {_ranges(units)}" for backbone, units in sorted(worker["holds"].items()) if units)
 
 
+def _link(worker: Item) -> str:
+    """Nobody knows how fast one is that has loaded nothing."""
+    rate: int = worker["linkBytesPerSecond"]
+    return f"{format_size(rate)}/s" if rate else "-"
+
+
 def _stages(pipeline: Item) -> str:
     return " ▸ ".join(f"{stage['worker']} {stage['first']}-{stage['last']}" for stage in pipeline["stages"])
 
@@ -44,11 +50,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("NAMESPACE", lambda f: f["namespace"]),
         Column("NAME", lambda f: f["name"]),
         Column("URL", lambda f: f["url"]),
-        Column("MODEL", lambda f: f["model"]),
+        Column("MODEL", lambda f: f["uri"]),
         Column("STATE", lambda f: f["state"]),
         Column("READY", lambda f: f["ready"]),
         Column("DESIRED", lambda f: f["desired"]),
         Column("REASON", lambda f: f["reason"]),
+        Column("SERVED AS", lambda f: f["model"], wide=True),
         Column("WAITING", lambda f: f["waiting"], wide=True),
         Column("IN FLIGHT", lambda f: f["inFlight"], wide=True),
         Column("BACKBONE", lambda f: f["backbone"], wide=True),
@@ -64,7 +71,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("HOLDS", _held),
         Column("KV", lambda w: format_size(w["kvReservedBytes"]), wide=True),
         Column("BUDGET", lambda w: format_size(w["memoryBytes"]), wide=True),
-        Column("LINK", lambda w: f"{format_size(w['linkBytesPerSecond'])}/s", wide=True),
+        Column("LINK", _link, wide=True),
+        Column("NODE", lambda w: w["node"], wide=True),
+        Column("POOL", lambda w: w["pool"], wide=True),
         Column("PROCESS", lambda w: format_size(w["processBytes"]), wide=True),
         Column("METRICS", lambda w: w["metricsUrl"], wide=True),
     ),

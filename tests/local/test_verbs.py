@@ -97,7 +97,11 @@ def got_as_json(system: System, seen: View) -> None:
 def got_as_rows(system: System, seen: View) -> None:
     """A line of titles and one an item, in the columns that the titles stand over; some of them only when wide."""
     for kind, some, more in (
-        ("functions", {"NAME": "smollm2", "STATE": "Serving", "DESIRED": "1"}, "BACKBONE"),
+        (
+            "functions",
+            {"NAME": "smollm2", "MODEL": seen["functions"][0]["uri"], "STATE": "Serving", "DESIRED": "1"},
+            "BACKBONE",
+        ),
         ("workers", {"NAME": "w0", "STATE": "Ready"}, "BUDGET"),
         ("pipelines", {"PHASE": "Formed", "EPOCH": seen["pipelines"][0]["epoch"]}, "KV FREE"),
     ):
