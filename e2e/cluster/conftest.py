@@ -29,6 +29,8 @@ USUAL = release.Settings(env={"FOREBAY_LINK_RATE": LINK}, values={"credentials":
 """Two operators, which may read one secret of a function, two gateways, and one worker on each node."""
 NOTHING_LEFT = 180.0
 """A gateway that ends says so for a while before it stops."""
+OF_EVERY_NAMESPACE = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+"""Made by Kubernetes itself."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,12 +57,22 @@ def bed() -> Cluster:
 
 
 def left() -> list[str]:
-    """What carries the release's label; volumes of its claims are the test bed's."""
-    kinds = kube.kubectl("api-resources", "--verbs=list", "-o", "name").split()
-    # Endpoints are an older view of endpoint slices, and asking for them warns.
-    wanted = ",".join(sorted(set(kinds) - {"endpoints", "customresourcedefinitions.apiextensions.k8s.io"}))
+    """What carries the release's label, and whatever else lies in its namespace; volumes of its claims are the test
+    bed's."""
     label = f"app.kubernetes.io/instance={release.NAME}"
-    return kube.kubectl("get", wanted, "-A", "-l", label, "-o", "name", "--ignore-not-found", limit=60).split()
+    labelled = _listed(_kinds() - {"customresourcedefinitions.apiextensions.k8s.io"}, "-A", "-l", label)
+    inside = _listed(_kinds("--namespaced") - {"events", "events.events.k8s.io"}, "-n", release.NAMESPACE)
+    return sorted({*labelled, *inside} - OF_EVERY_NAMESPACE)
+
+
+def _kinds(*of: str) -> set[str]:
+    # Endpoints are an older view of endpoint slices, and asking for them warns.
+    return set(kube.kubectl("api-resources", "--verbs=list", "-o", "name", *of).split()) - {"endpoints"}
+
+
+def _listed(kinds: set[str], *more: str) -> list[str]:
+    found = kube.kubectl("get", ",".join(sorted(kinds)), *more, "-o", "name", "--ignore-not-found", limit=60)
+    return found.split()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""The end of what runs in a pod: by SIGKILL, or by the kernel when its memory is short. Its containers live in this
-machine's process namespace: no API call is needed."""
+"""The end of what runs in a pod: by SIGKILL, or by the kernel when its memory is short; or its standing still. Its
+containers live in this machine's process namespace: no API call is needed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from cluster.kube import Body
 
 def kill(pod: Body) -> None:
     """End all processes of the pod's containers at once, as the kernel does when memory is short; the pod stays."""
+    _signal(pod, signal.SIGKILL)
+
+
+def halt(pod: Body) -> None:
+    """All processes of the pod's containers stand still, with their connections open."""
+    _signal(pod, signal.SIGSTOP)
+
+
+def _signal(pod: Body, number: signal.Signals) -> None:
     found = processes(pod)
     assert found, f"nothing runs in {pod['metadata']['name']}"
     for process in found:
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
 
 
 def processes(pod: Body) -> list[int]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster.kube import Body
-from testbed import gpus, images, trees
+from testbed import gpus, images, needs, trees
 from testbed.cluster import Cluster
+from testbed.shell import Failed
 
 from cluster import kube
 
@@ -52,6 +56,18 @@ def removed() -> Iterator[list[str]]:
     yield names
     for name in names:
         kube.delete("pod", name, "default", grace=1)
+
+
+def test_what_the_machine_lacks_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as bare:
+        bare.setattr(os, "geteuid", lambda: 1000)
+        bare.setattr(shutil, "which", lambda program: None)
+        bare.setattr(Path, "exists", lambda path: False)
+        with pytest.raises(Failed) as refused:
+            needs.check(build=True)
+    said = str(refused.value)
+    for what in ("root:", "Debian", "nsenter: install util-linux", "Go 1.26 or newer: no `go` in PATH"):
+        assert f"\n  - {what}" in said
 
 
 def test_two_nodes_offer_four_gpus_each(bed: Cluster) -> None:

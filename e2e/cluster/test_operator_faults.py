@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster.asking import answering
 from cluster.installed import Installed
-from cluster.killing import kill
+from cluster.killing import halt, kill
 from testbed.cluster import Cluster
 from testbed.control import wait_for_proxy
 
@@ -36,13 +36,38 @@ def new_leader(forebay: Installed, old: str, limit: float) -> str:
     return kube.until(forebay.leader, lambda leader: leader not in ("", old), "another operator leads", limit)
 
 
-@pytest.mark.parametrize("pieces", [0, 1, 20], ids=["held at zero", "loading", "serving"])
+@pytest.mark.parametrize("pieces", [1, 20], ids=["loading", "serving"])
 async def test_the_operator_is_killed(bed: Cluster, forebay: Installed, real: Reference, pieces: int) -> None:
     await ready(forebay, "survivor")
     before = forebay.identities("worker")
     async with answering(forebay, "survivor", real) as (answer,):
         await answer.reaches(pieces)
         kill(forebay.leading())
+    await asyncio.to_thread(forebay.settled, "operator", 2)
+    assert forebay.identities("worker") == before
+    assert not told(forebay, "survivor", "ScaledToZero"), "who has heard of no worker yet takes nobody for idle"
+
+
+def told(forebay: Installed, name: str, reason: str) -> list[str]:
+    """Events of a function, by name."""
+    chosen = f"involvedObject.uid={forebay.look(name)['metadata']['uid']},reason={reason}"
+    return kube.kubectl("get", "events", "-n", forebay.home, f"--field-selector={chosen}", "-o", "name").split()
+
+
+async def test_the_operator_is_killed_while_a_request_is_held(
+    bed: Cluster, forebay: Installed, real: Reference
+) -> None:
+    """At zero. It stands still before the request comes: else it would have planned before it is killed."""
+    await ready(forebay, "waiting")
+    before = forebay.identities("worker")
+    leading = forebay.leading()
+    halt(leading)
+    async with answering(forebay, "waiting", real) as (answer,):
+        await asyncio.to_thread(
+            kube.until, lambda: sum(held(forebay, "waiting")), lambda count: count == 1, "a gateway holds it"
+        )
+        kill(leading)
+        assert not answer.got
     await asyncio.to_thread(forebay.settled, "operator", 2)
     assert forebay.identities("worker") == before
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+from collections.abc import Iterator
 
 import pytest
 from cluster.conftest import CREDENTIAL
@@ -23,6 +25,13 @@ FORBIDDEN = (
     ("delete", "nodes", ""),
     ("create", "clusterrolebindings", ""),
 )
+
+
+FOR_ALL = {8080, 8081, 9090}
+"""Ports of callers, of probes and of metrics."""
+LISTENS = "0A"
+LOOPBACK = {"0100007F", f"{'0' * 24}01000000", f"{'0' * 16}FFFF00000100007F"}
+"""127.0.0.1, ::1 and ::ffff:127.0.0.1, as the kernel writes them."""
 
 
 def may(account: str, namespace: str, verb: str, what: str, where: str, name: str = "") -> bool:
@@ -73,32 +82,44 @@ def test_the_gateway_may_nothing(forebay: Installed) -> None:
 def test_internal_ports_refuse_a_caller_without_a_certificate(forebay: Installed) -> None:
     if forebay.base:
         pytest.skip("addresses of pods cannot be reached from outside the cluster")
-    ports = [(pod["status"]["podIP"], 9443) for pod in forebay.pods("operator")]
-    ports += [(pod["status"]["podIP"], port) for pod in forebay.pods("worker") for port in listening(pod)]
-    assert len(ports) >= 4
-    for address in ports:
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            talk(address)
+    found = {part: internal(forebay, part) for part in ("operator", "gateway", "worker")}
+    assert {port for _, port in found["operator"]} == {9443}
+    assert (len(found["operator"]), len(found["gateway"])) == (2, 0)
+    assert {address for address, _ in found["worker"]} == {pod["status"]["podIP"] for pod in forebay.pods("worker")}
+    for address in (*found["operator"], *found["worker"]):
+        # A port without TLS would end the handshake as well: that must go well.
+        with shaken(address) as secured, pytest.raises((ssl.SSLError, ConnectionError)):
+            talk(secured)
 
 
-def talk(address: tuple[str, int]) -> bytes:
-    """Begin HTTP/2 over TLS without a certificate. With TLS 1.3 the handshake ends before the server has looked for
-    one: reading what it says says that it did."""
+@contextlib.contextmanager
+def shaken(address: tuple[str, int]) -> Iterator[ssl.SSLSocket]:
+    """TLS without a certificate. With version 1.3 the handshake ends before the server has looked for one."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection(address, timeout=5) as plain, context.wrap_socket(plain) as wrapped:
-        wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
-        said = wrapped.recv(1000)
-        if not said:
-            raise ConnectionResetError(f"{address} hung up")
-        return said
+    with socket.create_connection(address, timeout=5) as plain, context.wrap_socket(plain) as secured:
+        yield secured
+
+
+def talk(secured: ssl.SSLSocket) -> bytes:
+    """Begin HTTP/2; what is said to that."""
+    secured.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
+    said = secured.recv(1000)
+    if not said:
+        raise ConnectionResetError("hung up")
+    return said
+
+
+def internal(forebay: Installed, component: str) -> list[tuple[str, int]]:
+    """Addresses at which pods listen for each other."""
+    return [(pod["status"]["podIP"], port) for pod in forebay.pods(component) for port in listening(pod)]
 
 
 def listening(pod: kube.Body) -> list[int]:
-    """TCP ports of a worker that are not for metrics, as its kernel lists them."""
+    """TCP ports of a pod that are not `FOR_ALL`, nor its own loopback's, as its kernel lists them."""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     rows = kube.kubectl("exec", name, "-n", namespace, "--", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
     states = [row.split() for row in rows if row.split()[:1] and row.split()[0].rstrip(":").isdigit()]
-    found = {int(fields[1].rpartition(":")[2], 16) for fields in states if fields[3] == "0A"}
-    return sorted(found - {9090})
+    places = [fields[1].split(":") for fields in states if fields[3] == LISTENS]
+    return sorted({int(port, 16) for address, port in places if address not in LOOPBACK} - FOR_ALL)

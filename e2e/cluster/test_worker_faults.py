@@ -101,13 +101,14 @@ async def test_a_cable_is_pulled_and_put_back(
 async def test_a_gateway_is_killed(bed: Cluster, forebay: Installed, real: Reference) -> None:
     await serving(forebay, "alive")
     killed, kept = forebay.settled("gateway", 2)
+    before = forebay.identities("gateway")
     (url,) = forebay.gateways("alive", without=killed["spec"]["nodeName"])
     async with answering(forebay, "alive", real, count=2, urls=(url,)) as answers:
         await answers[0].reaches(10)
-        name = killed["metadata"]["name"]
-        await asyncio.to_thread(kube.delete, "pod", name, forebay.namespace, wait=False, grace=0)
-    back = await asyncio.to_thread(forebay.settled, "gateway", 2)
-    assert kept["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in back}
+        kill(killed)
+    await asyncio.to_thread(forebay.settled, "gateway", 2)
+    name = kept["metadata"]["name"]
+    assert forebay.identities("gateway")[name] == before[name]
 
 
 async def test_a_gpu_falls_ill(bed: Cluster, forebay: Installed, real: Reference) -> None:
