@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 
 class UnitKind(StrEnum):
@@ -65,9 +66,8 @@ class Model:
         return tuple(accumulate(kinds, initial=0))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Epoch:
-    """Names a pipeline for ever and only grows: (leader term, counter within the term)."""
+class Epoch(NamedTuple):
+    """Names a pipeline for ever and only grows: (leader term, counter within the term). Made and looked up often."""
 
     term: int
     counter: int

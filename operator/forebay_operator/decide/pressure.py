@@ -22,6 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
+
+from forebay_api.frozen import Frozen
 
 # Seconds: shorter than a model of some GB takes to load, and a device would load more than it serves.
 RESIDENCE = 30.0
@@ -47,13 +50,12 @@ class Payment:
     dear: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """Of one backbone, in unix seconds. ``since``: when it got each worker; ``lacking``: since when requests wait that
     nothing serves; ``lifted``: when it got served though others came before it; ``paid``: when it last gave what it had
     use for. 0: it is not so."""
 
-    since: Mapping[str, float] = field(default_factory=dict)
+    since: Mapping[str, float] = Frozen()
     lacking: float = 0.0
     lifted: float = 0.0
     paid: float = 0.0

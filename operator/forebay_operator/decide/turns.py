@@ -7,7 +7,6 @@ began counts from then.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 
 from forebay_operator.decide import routes
 from forebay_operator.decide.links import share
@@ -32,7 +31,7 @@ def under_way(seen: Snapshot, payments: Sequence[Payment]) -> bool:
 
 def after(turns: Turns, payments: Sequence[Payment], payers: Set[str], now: float) -> Turns:
     """What this pass leaves, with ``payments`` under way; ``payers``: who gives in this pass what it has use for."""
-    paid = {backbone: replace(turns.of.get(backbone, NO_TURN), paid=now) for backbone in payers}
+    paid = {backbone: turns.of.get(backbone, NO_TURN)._replace(paid=now) for backbone in payers}
     return Turns({**turns.of, **paid}, tuple(payments))
 
 
@@ -52,8 +51,11 @@ def _turn(seen: Snapshot, backbone: str, waits: float | None, now: float) -> Tur
     before = seen.turns.of.get(backbone)
     known = before or NO_TURN
     paid = known.paid if now < known.paid + RESIDENCE else 0.0
-    holders = [worker for worker in seen.holders.get(backbone, ()) if not worker.holdings[backbone].leaving]
-    since = {worker.name: known.since.get(worker.name, now) for worker in holders}
+    since = {
+        worker.name: known.since.get(worker.name, now)
+        for worker in seen.holders.get(backbone, ())
+        if not worker.holdings[backbone].leaving
+    }
     if routes.formed(seen, backbone):
         return Turn(since, lifted=now if known.late(now) else known.lifted, paid=paid)
     if waits is None:
