@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, permutations
 from math import inf
 
@@ -19,13 +20,13 @@ from forebay_operator.decide.cut import (
     Refusal,
     best_cut,
     compute_seconds,
-    effective_rates,
     equal_cut,
     predict,
     seconds_of,
 )
 from forebay_operator.decide.ledger import stage_kv_bytes, unit_bytes
-from forebay_operator.decide.seen import Costs, Link, WorkerSeen
+from forebay_operator.decide.seen import Answer, Costs, Link, WorkerSeen
+from forebay_operator.decide.sites import effective_rates
 
 COSTS = Costs(layer=((1, 0.1), (101, 1.1)), head=((1, 0.3),), hop=0.05)
 SIZES = st.lists(st.integers(0, 200), min_size=3, max_size=6)
@@ -260,3 +261,59 @@ def test_what_is_resident_waits_for_no_link() -> None:
     assert planned(best_cut(m, Costs(), [full], max_stages=1, prompt_tokens=1, owed={"w0": 900})).prediction == (
         planned(best_cut(m, Costs(), [full], max_stages=1, prompt_tokens=1)).prediction
     )
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[list[WorkerSeen], dict[str, int]]:
+    """Up to eight workers of few kinds on two nodes, and what their links owe."""
+    kinds = [
+        replace(worker("", rate=rate, bucket=bucket, bucket_rate=300.0, memory=memory, resident=resident), node=node)
+        for rate, bucket, memory, resident, node in draw(
+            st.lists(
+                st.tuples(
+                    st.sampled_from([50.0, 100.0]),
+                    st.sampled_from(["", "s", "t"]),
+                    st.sampled_from([400, 10**6]),
+                    st.sampled_from([(), (), (1, 2), (3, 4, 5)]),
+                    st.sampled_from(["n", "m"]),
+                ),
+                min_size=1,
+                max_size=3,
+            )
+        )
+    ]
+    chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=8))
+    names = draw(st.permutations([f"w{place}" for place in range(len(chosen))]))
+    owed = {name: draw(st.sampled_from([0, 0, 0, 200])) for name in names}
+    return [replace(kind, name=name) for kind, name in zip(chosen, names, strict=True)], owed
+
+
+@given(fleets=st.lists(crowds(), min_size=2, max_size=6), stages=st.integers(1, 4))
+def test_what_was_searched_before_changes_no_answer(
+    fleets: list[tuple[list[WorkerSeen], dict[str, int]]], stages: int
+) -> None:
+    answers: dict[Hashable, Answer] = {}
+    for fleet, owed in fleets:
+        anew = best_cut(model(), COSTS, fleet, max_stages=stages, prompt_tokens=33, owed=owed)
+        again = best_cut(model(), COSTS, fleet, max_stages=stages, prompt_tokens=33, owed=owed, answers=answers)
+        assert again == anew
+
+
+def test_models_that_differ_in_nothing_but_their_weights_are_searched_once() -> None:
+    """On workers, nodes and switches that differ in nothing but their names."""
+    answers: dict[Hashable, Answer] = {}
+    found = []
+    for name in "ab":
+        workers = [
+            replace(worker(f"{name}{i}", rate=100.0 + i % 2, bucket=f"s{name}", bucket_rate=900.0), node=f"n{name}")
+            for i in range(6)
+        ]
+        found.append(best_cut(model(name), COSTS, workers, max_stages=3, prompt_tokens=33, answers=answers))
+    first, second = map(planned, found)
+    assert len(answers) == 1
+    assert [replace(stage, worker=f"b{stage.worker[1:]}") for stage in first.stages] == list(second.stages)
+    assert len(second.stages) == 3
+    assert first.prediction == second.prediction
+    planned(best_cut(model("b"), Costs(), workers, max_stages=3, prompt_tokens=33, answers=answers))
+    planned(best_cut(model("b"), COSTS, workers[:5], max_stages=2, prompt_tokens=33, answers=answers))
+    assert len(answers) == 3

@@ -15,7 +15,7 @@ from forebay_api.function import Scaling
 from forebay_api.model import Epoch, Stage
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.order import holds, of_need, rotated
-from forebay_operator.decide.place import candidates, nobody
+from forebay_operator.decide.place import candidates, nobody, rooms
 from forebay_operator.decide.plan import next_steps
 from forebay_operator.decide.recover import broken, condemned
 from forebay_operator.decide.routes import cover, form
@@ -90,6 +90,16 @@ def test_who_holds_most_is_preferred_then_most_room_then_the_least_busy_then_by_
     seen = replace(seen, pipelines=(serving,))
     assert [w.name for w in candidates(seen, "b")] == ["holds", "a", "busy", "small"]
     assert [w.name for w in candidates(seen, "b", {"holds"})] == ["a", "busy", "small"]
+
+
+def test_backbones_that_nobody_has_anything_of_have_the_same_candidates() -> None:
+    workers = [worker("w0", resident=range(6)), worker("w1", memory=5000), worker("w2", memory=6000, ready=False)]
+    seen = snapshot((), workers, [model(), model("s"), model("t")])
+    for banned in (frozenset[str](), frozenset({"w0"})):
+        for backbone in ("s", "b", "t"):
+            assert candidates(seen, backbone, banned) == candidates(replace(seen), backbone, banned)
+    assert rooms(seen, "b") == {"w0": 10**9 - 460, "w1": 5000}  # what is resident of it is paid
+    assert rooms(seen, "s") == rooms(seen, "t") == {"w0": 10**9 - 460 - 4 * 64, "w1": 5000}
 
 
 def test_a_worker_where_loading_failed_is_no_candidate_unless_it_has_everything() -> None:

@@ -9,34 +9,35 @@ A link that others were promised first brings their units before its first one o
 
 Finishing is monotone in the arrival, so the best finish of k stages that cover the units up to j needs only the best
 finishes of k-1 stages: f(k, j) = min over i of F_k(f(k-1, i-1) + hop, i..j). That is exact for a given order of
-workers; see `orders` for which orders are tried. Unit 0 has bytes and no time: its rows are read by range as they are
-needed.
+workers; see `sites.orders` for which orders are tried. Unit 0 has bytes and no time: its rows are read by range as they
+are needed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
-from itertools import accumulate, pairwise, permutations
+from heapq import nlargest
+from itertools import accumulate, pairwise
 from math import inf
 from types import MappingProxyType
+from typing import NamedTuple
 
 from forebay_api.conditions import Reason
 from forebay_api.model import Model, Stage, UnitKind
 from forebay_api.quantities import format_size
-from forebay_operator.decide.links import share
-from forebay_operator.decide.seen import NOTHING, Costs, Link, WorkerSeen
+from forebay_operator.decide.seen import NOTHING, Answer, Costs, WorkerSeen
+from forebay_operator.decide.sites import Selection, Site, effective_rates, orders
 from forebay_operator.decide.steps import Prediction
 
 NOTHING_OWED: Mapping[str, int] = MappingProxyType({})
 
 # A further stage must pay: the fewest stages whose first token comes within this share of the best are taken.
 MARGIN = 0.03
-# Up to here every order of every selection of workers is tried.
-EXHAUSTIVE = 4
+
+Segments = tuple[tuple[int, int, int], ...]
+"""See `Answer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,7 @@ def compute_seconds(model: Model, costs: Costs, prompt_tokens: int) -> tuple[flo
         UnitKind.LAYER: seconds_of(costs.layer, prompt_tokens),
         UnitKind.HEAD: seconds_of(costs.head, 1),
     }
-    return tuple(of_kind[unit.kind] for unit in model.units)
-
-
-def effective_rates(links: Sequence[Link]) -> tuple[float, ...]:
-    """Bytes per second of each link while all of them load. A rate of 0 is unknown, and taken for no limit."""
-    sharing = Counter([link.bucket for link in links])
-    return tuple(share(link, sharing[link.bucket]) for link in links)
+    return tuple([of_kind[unit.kind] for unit in model.units])
 
 
 def predict(
@@ -149,124 +144,80 @@ def best_cut(
     kv_tokens: int = 0,
     room: Mapping[str, int] | None = None,
     owed: Mapping[str, int] = NOTHING_OWED,
+    answers: dict[Hashable, Answer] | None = None,
 ) -> Cut | Refusal:
     """The fewest stages whose first token comes within `MARGIN` of the best.
 
     ``candidates`` come preferred first, which decides between equals. ``room``: bytes each may give to units it lacks
     and to KV of ``kv_tokens`` (default: its memory less what it holds of this model). ``owed``: as in `predict`. A
-    segment that does not fit with its KV is not considered; a `Refusal` says what is short when none fits."""
-    sites = _sites(model, candidates, kv_tokens, room, owed)
-    table = _Table(model, costs, prompt_tokens, kv_tokens)
-    best: list[tuple[float, tuple[Stage, ...]]] = []
-    if _hopeless(model, sites, max_stages, kv_tokens):
-        return _refusal(model, sites, max_stages, kv_tokens)
-    most = min(max_stages, len(sites), len(model.units))
-    grouped = _Sites(sites, most)
-    for count in range(1, most + 1):
-        found = [table.solve(order) for order in orders(grouped, count)]
+    segment that does not fit with its KV is not considered; a `Refusal` says what is short when none fits.
+    ``answers``: of searches before, see `Snapshot.cuts`: many models differ in nothing but their weights."""
+    needed = model.resident_bytes + _kv_bytes(model, kv_tokens)
+    free = {worker.name: worker.memory - _held(model, worker) for worker in candidates} if room is None else room
+    rooms = [min(free[worker.name], needed) for worker in candidates]
+    if _hopeless(model, candidates, rooms, max_stages, needed):
+        return _refusal(model, candidates, rooms, max_stages, kv_tokens)
+    shape = _Shape.of(model, costs, prompt_tokens, kv_tokens)
+    selection = Selection(model.backbone, candidates, rooms, owed, min(max_stages, len(candidates), len(model.units)))
+    answers = {} if answers is None else answers
+    if (asked := (shape, selection.nature)) not in answers:
+        segments, named = _search(shape, selection), {worker.name: worker for worker in candidates}
+        predicted = predict(model, costs, named, _stages(selection, segments), prompt_tokens, owed)
+        answers[asked] = Answer(segments, predicted)
+    answer = answers[asked]
+    if not answer.segments:
+        return _refusal(model, candidates, rooms, max_stages, kv_tokens)
+    return Cut(_stages(selection, answer.segments), answer.prediction)
+
+
+def _stages(selection: Selection, segments: Segments) -> tuple[Stage, ...]:
+    return tuple([Stage(selection.all[place].worker, first, last) for place, first, last in segments])
+
+
+def _search(shape: _Shape, selection: Selection) -> Segments:
+    """Empty when nothing fits."""
+    table = _Table(shape)
+    best: list[tuple[float, list[tuple[Site, int, int]]]] = []
+    for count in range(1, selection.most + 1):
+        found = [table.solve(order) for order in orders(selection, count)]
         fitting = [entry for entry in found if entry is not None]
         if fitting:
             best.append(min(fitting, key=lambda entry: entry[0]))
-    if not best:
-        return _refusal(model, sites, max_stages, kv_tokens)
-    soonest = min(finish for finish, _ in best)
-    stages = next(stages for finish, stages in best if finish <= soonest * (1 + MARGIN))
-    named = {worker.name: worker for worker in candidates}
-    return Cut(stages, predict(model, costs, named, stages, prompt_tokens, owed))
+    soonest = min([finish for finish, _ in best], default=inf)
+    segments = next((segments for finish, segments in best if finish <= soonest * (1 + MARGIN)), [])
+    places = {site: place for place, site in enumerate(selection.all)}
+    return tuple([(places[site], first, last) for site, first, last in segments])
 
 
-Kind = tuple[str, Link, frozenset[int], int, int]
+class _Shape(NamedTuple):
+    """All that a search knows of a model. By unit: bytes that cross the link, bytes of KV, bytes of both on the device,
+    and seconds of compute for the prompt; then seconds of a hop within a node and to another one."""
 
+    link: tuple[int, ...]
+    kv: tuple[int, ...]
+    taken: tuple[int, ...]
+    compute: tuple[float, ...]
+    hop: float
+    far_hop: float
+    prompt_tokens: int
 
-@dataclass(slots=True, eq=False)  # not frozen: there are many, and a frozen one takes thrice as long to make
-class _Site:
-    """A candidate as the search sees it, one object for each. ``room`` is capped at what the whole model needs, so that
-    ampleness is equal; ``held``: bytes of what is resident. ``rate``: of its link, while all of them load. ``owed``:
-    bytes that come before."""
-
-    worker: str
-    node: str
-    link: Link
-    resident: frozenset[int]
-    held: int
-    room: int
-    rate: float
-    owed: int
-
-    @property
-    def kind(self) -> Kind:
-        """Workers of one kind are interchangeable."""
-        return self.node, self.link, self.resident, self.room, self.owed
-
-
-class _Sites:
-    """All candidates, the preferred first, by node, and the fastest first; as many of each as there may be stages."""
-
-    def __init__(self, sites: Sequence[_Site], most: int) -> None:
-        self.all = sites
-        self.fastest = nsmallest(most, sites, key=lambda site: -site.rate)
-        self.nodes: dict[str, list[_Site]] = {}
-        for site in sites:
-            self.nodes.setdefault(site.node, []).append(site)
-        self._kinds: dict[Kind, int] = {}
-        self._numbers: dict[_Site, int] = {}
-
-    def kind(self, site: _Site) -> int:
-        """A number for each kind: they are compared often."""
-        if site not in self._numbers:
-            self._numbers[site] = self._kinds.setdefault(site.kind, len(self._kinds))
-        return self._numbers[site]
-
-
-def _sites(
-    model: Model,
-    candidates: Sequence[WorkerSeen],
-    kv_tokens: int,
-    room: Mapping[str, int] | None,
-    owed: Mapping[str, int],
-) -> tuple[_Site, ...]:
-    most = model.resident_bytes + _kv_bytes(model, kv_tokens)
-    found = []
-    for worker, rate in zip(candidates, effective_rates([worker.link for worker in candidates]), strict=True):
-        resident = worker.holdings.get(model.backbone, NOTHING).resident
-        held = sum(model.units[unit].resident_bytes for unit in resident) if resident else 0
-        free = min(worker.memory - held if room is None else room[worker.name], most)
-        behind = owed.get(worker.name, 0)
-        found.append(_Site(worker.name, worker.node, worker.link, resident, held, free, rate, behind))
-    return tuple(found)
+    @classmethod
+    def of(cls, model: Model, costs: Costs, prompt_tokens: int, kv_tokens: int) -> _Shape:
+        kv_bytes = kv_tokens * model.kv_bytes_per_token_per_layer
+        kv = [kv_bytes if unit.kind is UnitKind.LAYER else 0 for unit in model.units]
+        return cls(
+            link=tuple([unit.link_bytes for unit in model.units]),
+            kv=tuple(kv),
+            taken=tuple([bytes_ + unit.resident_bytes for bytes_, unit in zip(kv, model.units, strict=True)]),
+            compute=compute_seconds(model, costs, prompt_tokens),
+            hop=costs.hop,
+            far_hop=costs.far_hop,
+            prompt_tokens=prompt_tokens,
+        )
 
 
 def _kv_bytes(model: Model, tokens: int) -> int:
     return model.layers * tokens * model.kv_bytes_per_token_per_layer
-
-
-def orders(sites: _Sites, count: int) -> Iterator[tuple[_Site, ...]]:
-    """Selections of ``count`` sites in an order, one of each kind, the preferred first. Up to `EXHAUSTIVE` sites: all.
-
-    Beyond: the ``count`` most preferred, of all and of each node, and the ``count`` fastest, each in the given order,
-    slowest first (a later stage has more time to load), fastest first, and by the first unit that is held (survivors
-    keep their places)."""
-    tried: set[tuple[int, ...]] = set()
-    ordered = permutations(sites.all, count) if len(sites.all) <= EXHAUSTIVE else _likely(sites, count)
-    # The nearest first, since of equals the first is taken: a hop that hides behind loading is felt at every token.
-    for order in sorted(dict.fromkeys(ordered), key=_far_hops):
-        kinds = tuple([sites.kind(site) for site in order])
-        if kinds not in tried:
-            tried.add(kinds)
-            yield order
-
-
-def _far_hops(order: Sequence[_Site]) -> int:
-    return sum(site.node != following.node for site, following in pairwise(order))
-
-
-def _likely(sites: _Sites, count: int) -> Iterator[tuple[_Site, ...]]:
-    near = [chosen[:count] for chosen in sites.nodes.values() if len(chosen) >= count]
-    for chosen in (sites.all[:count], *near, sites.fastest[:count]):
-        yield tuple(chosen)
-        yield tuple(sorted(chosen, key=lambda site: site.rate))
-        yield tuple(sorted(chosen, key=lambda site: -site.rate))
-        yield tuple(sorted(chosen, key=lambda site: min(site.resident, default=inf)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,56 +235,50 @@ class _Table:
 
     What does not come sooner than the best found so far is not followed: fewer stages are asked first, and win ties."""
 
-    def __init__(self, model: Model, costs: Costs, prompt_tokens: int, kv_tokens: int) -> None:
-        self._units = model.units
-        self._compute = compute_seconds(model, costs, prompt_tokens)
-        self._costs = costs
-        self._kv = [
-            kv_tokens * model.kv_bytes_per_token_per_layer if unit.kind is UnitKind.LAYER else 0 for unit in model.units
-        ]
-        self._link = [unit.link_bytes for unit in model.units]
-        self._taken = [kv + unit.resident_bytes for kv, unit in zip(self._kv, model.units, strict=True)]
+    def __init__(self, shape: _Shape) -> None:
+        self._shape = shape
+        self._units = len(shape.link)
         self._soonest = inf
-        self._fronts: dict[tuple[tuple[_Site, float], ...], _Front] = {}
+        self._fronts: dict[tuple[tuple[Site, float], ...], _Front] = {}
 
-    def solve(self, order: Sequence[_Site]) -> tuple[float, tuple[Stage, ...]] | None:
-        """Seconds to the first token and the stages, on these sites in this order; None when it does not fit or is no
-        sooner than any solved before."""
+    def solve(self, order: Sequence[Site]) -> tuple[float, list[tuple[Site, int, int]]] | None:
+        """Seconds to the first token, and the first and the last unit of each of these sites in this order; None when
+        it does not fit or is no sooner than any solved before."""
         rates = effective_rates([site.link for site in order])
         chain = tuple(zip(order, rates, strict=True))
-        unit = len(self._units) - 1
+        unit = self._units - 1
         finish = self._front(chain).finish[unit]
         if finish >= self._soonest:
             return None
         self._soonest = finish
-        stages: list[Stage] = []
+        segments: list[tuple[Site, int, int]] = []
         for length in range(len(chain), 0, -1):
             first = self._fronts[chain[:length]].first[unit]
-            stages.append(Stage(order[length - 1].worker, first, unit))
+            segments.append((order[length - 1], first, unit))
             unit = first - 1
-        return finish, tuple(reversed(stages))
+        return finish, segments[::-1]
 
-    def _front(self, chain: tuple[tuple[_Site, float], ...]) -> _Front:
+    def _front(self, chain: tuple[tuple[Site, float], ...]) -> _Front:
         if chain not in self._fronts:
             site, rate = chain[-1]
             if len(chain) == 1:
-                arrivals, landed = [0.0] + [inf] * (len(self._units) - 1), [0.0] * len(self._units)
+                arrivals, landed = [0.0] + [inf] * (self._units - 1), [0.0] * self._units
             else:
                 before = self._front(chain[:-1])
-                hop = hop_seconds(self._costs, chain[-2][0].node, site.node)
+                hop = self._shape.hop if chain[-2][0].node == site.node else self._shape.far_hop
                 arrivals = [inf, *(finish + hop for finish in before.finish[:-1])]
                 landed = [0.0, *before.landed[:-1]]
             self._fronts[chain] = self._extend(arrivals, landed, site, rate)
         return self._fronts[chain]
 
-    def _extend(self, arrivals: Sequence[float], landed: Sequence[float], site: _Site, rate: float) -> _Front:
+    def _extend(self, arrivals: Sequence[float], landed: Sequence[float], site: Site, rate: float) -> _Front:
         """The front after one more stage on ``site``, for every place where that may begin and end."""
-        count, compute, soonest = len(self._units), self._compute, self._soonest
+        count, compute, soonest = self._units, self._shape.compute, self._soonest
         finish, latest_of, first = [inf] * count, [inf] * count, [0] * count
-        seconds, taken = [size / rate for size in self._link], self._taken
+        seconds, taken = [size / rate for size in self._shape.link], self._shape.taken
         if held := site.resident:
             seconds = [0.0 if unit in held else each for unit, each in enumerate(seconds)]
-            taken = [self._kv[unit] if unit in held else each for unit, each in enumerate(taken)]
+            taken = tuple([self._shape.kv[unit] if unit in held else each for unit, each in enumerate(taken)])
         alone, sizes, loads = seconds, list(accumulate(taken, initial=0)), all(seconds[1:])
         for begin in reversed(range(count)):
             done = arrivals[begin]
@@ -373,18 +318,29 @@ def _behind(owed: float, seconds: Sequence[float], begin: int, held: Set[int]) -
     return delayed
 
 
-def _hopeless(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> bool:
-    """Whether the roomiest sites together have less than all units and their KV take: then no cut is looked for."""
-    most = nlargest(max_stages, (max(site.room, 0) + site.held for site in sites))
-    return sum(most) < model.resident_bytes + _kv_bytes(model, kv_tokens)
+def _held(model: Model, worker: WorkerSeen) -> int:
+    """Bytes of ``model`` that are resident on ``worker``."""
+    held = worker.holdings.get(model.backbone)
+    return sum([model.units[unit].resident_bytes for unit in held.resident]) if held else 0
 
 
-def _refusal(model: Model, sites: Sequence[_Site], max_stages: int, kv_tokens: int) -> Refusal:
-    if not sites:
+def _hopeless(model: Model, workers: Sequence[WorkerSeen], rooms: Sequence[int], max_stages: int, needed: int) -> bool:
+    """Whether the roomiest workers together have less than all units and their KV take: then no cut is looked for."""
+    if max(rooms, default=0) >= needed:  # one is enough
+        return False
+    able = [max(room, 0) + _held(model, worker) for worker, room in zip(workers, rooms, strict=True)]
+    return sum(nlargest(max_stages, able)) < needed
+
+
+def _refusal(
+    model: Model, workers: Sequence[WorkerSeen], rooms: Sequence[int], max_stages: int, kv_tokens: int
+) -> Refusal:
+    if not workers:
         return Refusal(Reason.NO_WORKER, "no worker is ready to hold the model")
     needed = f"{format_size(model.resident_bytes)} of units and {format_size(_kv_bytes(model, kv_tokens))} of KV"
-    rooms = ", ".join(f"{site.worker} {format_size(max(site.room, 0))}" for site in sites)
+    sizes = {room: format_size(max(room, 0)) for room in set(rooms)}  # many have the same
+    shown = ", ".join([f"{worker.name} {sizes[room]}" for worker, room in zip(workers, rooms, strict=True)])
     return Refusal(
         Reason.INSUFFICIENT_GPUS,
-        f"device memory is short: {needed} do not fit in at most {max_stages} stages; room: {rooms}",
+        f"device memory is short: {needed} do not fit in at most {max_stages} stages; room: {shown}",
     )

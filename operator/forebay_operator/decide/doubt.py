@@ -22,15 +22,14 @@ def doubts(seen: Snapshot, now: float) -> Mapping[str, float]:
     """Until when (unix seconds) each of them is left alone, counted from when it was first seen where it is."""
     unasked: set[str] = set()
     untold: set[str] = set()
-    named: set[str] = set()
     for function in seen.functions:
-        named |= {function.backbone, function.previous}
         if function.backbone not in seen.backbones and function.failure is None:
             pools = untold if function.vain or function.trouble else unasked
             pools.add(function.function.spec.pool)
     found: dict[str, float] = {}
     if not unasked and not untold:
         return found
+    named = {backbone for function in seen.functions for backbone in (function.backbone, function.previous)}
     for backbone in seen.holders.keys() - named:
         since = seen.turns.of.get(backbone, NO_TURN).since
         staying = [worker for worker in seen.holders[backbone] if not worker.holdings[backbone].leaving]

@@ -62,18 +62,22 @@ class Dues:
 
     def banned(self, seen: Snapshot, want: Want) -> frozenset[str]:
         """The workers that ``want`` may not use."""
+        if not self._reserved and want.backbone not in self._owed:
+            return want.outside(seen)
         strange = {name for name in self._reserved if want.backbone not in seen.named[name].holdings}
         return want.outside(seen).union(self._owed.get(want.backbone, ()), strange)
 
-    def settle(self, seen: Snapshot, want: Want, lack: Lack) -> None:
-        """Sees to it that somebody pays to ``want`` what it lacks, if anybody has to."""
+    def settle(self, seen: Snapshot, want: Want, lack: Lack) -> Sequence[Payment]:
+        """Sees to it that somebody pays to ``want`` what it lacks, if anybody has to: who is asked to now."""
         mine = [payment for payment in self.payments if payment.receiver == want.backbone]
+        if not (lack or mine):
+            return ()
         found = levy.NOTHING
         if lack and all(self.now < payment.at + PATIENCE for payment in mine) and turns.under_way(seen, mine):
             found = self._instead(seen, want, lack, mine)
             if not found.payments:
                 self._keep(seen, want, lack, mine)
-                return
+                return ()
         elif lack and want.claims:
             found = self._levy(seen, want, lack)
         refusal = found.refusal or lack.refusal
@@ -86,6 +90,7 @@ class Dues:
             self._pay([payment for payment in self.payments if payment.receiver != want.backbone])
         if found.payments:
             self._take(seen, want, lack, found)
+        return found.payments
 
     def left(self) -> Turns:
         """What the next pass must know."""
@@ -107,7 +112,9 @@ class Dues:
             return levy.NOTHING
         if self._stakes is None:
             self._stakes = stakes(seen, self.wanted, self._owed, self.now)
-        able = [s for s in self._stakes if besides is None or (s.kind is Kind.IDLE and s.backbone not in besides)]
+        able = self._stakes
+        if besides is not None:
+            able = tuple([s for s in able if s.kind is Kind.IDLE and s.backbone not in besides])
         owed = self._owed.get(want.backbone, set())
         asks = levy.claim(seen, want, owed, self.now)
         banned = want.outside(seen) | self._reserved | owed

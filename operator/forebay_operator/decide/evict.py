@@ -14,11 +14,11 @@ from forebay_operator.decide.ledger import (
     room,
     stage_kv_bytes,
     unit_bytes,
-    whole,
+    whole_kv_bytes,
 )
 from forebay_operator.decide.place import usable
 from forebay_operator.decide.pressure import Kind, Stake, rank
-from forebay_operator.decide.seen import HoldingSeen, Snapshot, WorkerSeen
+from forebay_operator.decide.seen import NOTHING, Snapshot, WorkerSeen
 from forebay_operator.decide.want import Want
 
 Cutter = Callable[[Mapping[str, int]], Cut | Refusal]
@@ -65,9 +65,9 @@ def for_more(seen: Snapshot, want: Want, able: Sequence[Stake], banned: Set[str]
 def _whole(seen: Snapshot, want: Want, worker: WorkerSeen) -> int:
     """Bytes that ``worker`` lacks to serve alone."""
     model = seen.backbones[want.backbone].model
-    resident = worker.holdings.get(want.backbone, HoldingSeen()).resident
+    resident = worker.holdings.get(want.backbone, NOTHING).resident
     kv = 0 if alone(seen, want.backbone, worker.name) else min_tokens(want.max_model_len)
-    kv_bytes = stage_kv_bytes(model, whole(model, worker.name), kv)
+    kv_bytes = whole_kv_bytes(model, kv)
     return model.resident_bytes - unit_bytes(model, resident) + kv_bytes
 
 
@@ -113,7 +113,7 @@ def _spread(seen: Snapshot, want: Want, groups: Sequence[Sequence[Stake]], cut_w
     found: list[Stake] = []
     for stage in cut.stages:
         worker = workers[stage.worker]
-        resident = worker.holdings.get(want.backbone, HoldingSeen()).resident
+        resident = worker.holdings.get(want.backbone, NOTHING).resident
         short = unit_bytes(model, set(stage.units) - resident)
         short += stage_kv_bytes(model, stage, min_tokens(want.max_model_len)) - rooms[stage.worker]
         able = [stake for group in groups[:count] for stake in group if stake.worker == stage.worker]

@@ -96,7 +96,9 @@ def _preparing(worker: WorkerSeen, step: Prepare) -> WorkerSeen:
 
 
 def _holding(held: HoldingSeen | None, step: Hold) -> HoldingSeen:
-    return replace(held or HoldingSeen(), order=step.order, urgent=step.urgent, leaving=False)
+    if held is None:
+        return HoldingSeen(order=step.order, urgent=step.urgent)
+    return replace(held, order=step.order, urgent=step.urgent, leaving=False)
 
 
 def _dropping(held: HoldingSeen | None, step: Drop) -> HoldingSeen | None:

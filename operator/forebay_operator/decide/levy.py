@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
+from math import inf
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide import evict
@@ -52,19 +53,19 @@ def for_first(
 
     tried = 0
 
-    def paying(asks: Claim, at: float) -> list[Stake]:
+    def paying(able: Sequence[Stake]) -> list[Stake]:
         nonlocal tried
-        able = payable(asks, stakes, at)
         more, tried = len(able) > tried, len(able)  # each time at least those of the time before
         return evict.for_first(seen, want, able, banned, cut_with) if more else []
 
-    if found := paying(asks, now):
+    some_time = payable(asks, stakes, inf)
+    if found := paying(payable(asks, some_time, now)):
         return _levied(seen, asks, found, now)
-    if later := paying(asks, float("inf")):
+    if later := paying(some_time):
         at = max(due(asks, stake) or 0.0 for stake in later)
         names = " and ".join(dict.fromkeys(_names(seen, stake.backbone) for stake in later))
         return Levy(refusal=Refusal(Reason.QUEUED, f"waits until {names} had its turn on a worker"), wake_at=at)
-    if asks.waiting and not asks.lifted and paying(replace(asks, lifted=True), float("inf")):
+    if asks.waiting and not asks.lifted and paying(payable(replace(asks, lifted=True), stakes, inf)):
         why = f"functions of higher priority have the devices; priority counts no more after {AGING:.0f} s of waiting"
         at = seen.turns.of[asks.backbone].lacking + AGING
         return Levy(refusal=Refusal(Reason.QUEUED, why), wake_at=at)

@@ -30,4 +30,5 @@ def known(workers: Iterable[WorkerSeen], otherwise: float) -> tuple[WorkerSeen, 
 def share(link: Link, sharing: int = 1) -> float:
     """Bytes per second of one link while ``sharing`` load through its bucket, itself among them. A rate of 0 is
     unknown, and taken for no limit."""
-    return min(link.rate or inf, link.bucket_rate / sharing if link.bucket else inf)
+    rate = link.rate or inf
+    return min(rate, link.bucket_rate / sharing) if link.bucket else rate

@@ -6,12 +6,12 @@ After the second round of that rotation every unit has two holders: fewer stages
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from itertools import islice
 
 from forebay_api.model import Stage
 from forebay_operator.decide.kv import min_tokens
-from forebay_operator.decide.ledger import alone, held_units, room, stage_kv_bytes, unit_bytes, whole
+from forebay_operator.decide.ledger import alone, held_units, room, stage_kv_bytes, unit_bytes, whole_kv_bytes
 from forebay_operator.decide.place import candidates, complete
 from forebay_operator.decide.seen import NOTHING, HoldingSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Hold
@@ -20,15 +20,15 @@ from forebay_operator.decide.want import Want
 Stages = tuple[Stage, ...]
 
 
-def of_need(units: Iterable[int]) -> tuple[int, ...]:
+def of_need(units: range) -> tuple[int, ...]:
     """Ascending, but unit 0 last: its rows are read by range, so no step waits for it."""
-    return tuple(sorted(units, key=lambda unit: (unit == 0, unit)))
+    return (*units[1:], 0) if 0 in units else tuple(units)
 
 
 def rotated(stages: Sequence[Stage], worker: str) -> tuple[int, ...]:
     """All units, from the segment of ``worker`` on, around; in the order of the stages for one that has none."""
     start = next((place for place, stage in enumerate(stages) if stage.worker == worker), 0)
-    return tuple(unit for stage in (*stages[start:], *stages[:start]) for unit in of_need(stage.units))
+    return tuple([unit for stage in (*stages[start:], *stages[:start]) for unit in of_need(stage.units)])
 
 
 def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: Set[str]) -> tuple[Hold, ...]:
@@ -51,13 +51,15 @@ def holds(seen: Snapshot, backbone: str, pipelines: Sequence[Stages], filling: S
 
 
 def _hold(worker: str, backbone: str, pipelines: Sequence[Stages], own: Sequence[Stage], fills: bool) -> Hold:
-    urgent = tuple(dict.fromkeys(unit for stage in own for unit in of_need(stage.units)))
+    urgent = dict.fromkeys([unit for stage in own for unit in of_need(stage.units)])
     around = next((stages for stages in pipelines if any(stage in own for stage in stages)), pipelines[0])
-    rest = tuple(unit for unit in rotated(around, worker) if unit not in urgent) if fills else ()
-    return Hold(worker, backbone, urgent + rest, len(urgent))
+    rest = [unit for unit in rotated(around, worker) if unit not in urgent] if fills else []
+    return Hold(worker, backbone, (*urgent, *rest), len(urgent))
 
 
 def _differs(hold: Hold, held: HoldingSeen) -> bool:
+    if not held.order:  # told nothing yet
+        return not held.resident.issuperset(hold.order)
     missing = set(hold.order) - held.resident
     urgent = set(hold.order[: hold.urgent]) - held.resident
     return missing != set(held.order) - held.resident or not urgent.issubset(held.order[: held.urgent])
@@ -112,7 +114,7 @@ def _fits(seen: Snapshot, want: Want, worker: WorkerSeen, planned: Stages) -> bo
     resident = _held(worker, want.backbone).resident
     needed = model.resident_bytes - unit_bytes(model, resident)
     if not alone(seen, want.backbone, worker.name):
-        needed += stage_kv_bytes(model, whole(model, worker.name), tokens)
+        needed += whole_kv_bytes(model, tokens)
     if len(planned) > 1:
         needed += sum(stage_kv_bytes(model, stage, tokens) for stage in planned if stage.worker == worker.name)
     return needed <= room(seen, worker, want.backbone)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from operator import itemgetter
 
 from forebay_api.conditions import Reason
 from forebay_operator.decide.cut import Refusal
@@ -30,24 +29,30 @@ def behind(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> Map
 
 
 def _able(seen: Snapshot, backbone: str, banned: Set[str]) -> Able:
-    """Worked out once for each backbone of a snapshot."""
-    asked = backbone, frozenset(banned)
+    """Worked out once for each backbone of a snapshot, and once for all those that nobody has anything of: they are the
+    same to every worker."""
+    known = backbone in seen.holders or backbone in seen.by_backbone
+    asked = backbone if known else "", frozenset(banned)
     if asked not in seen.able:
         model = seen.backbones[backbone].model
         ranked, first = [], {}
         for worker in seen.workers:
-            if not usable(seen, backbone, worker, banned):
+            name = worker.name
+            if not worker.ready or name in banned:
                 continue
             spoken = book(seen, worker)
-            if backbone not in worker.holdings:  # most of them
-                held, free = 0, worker.memory - spoken.total
-            else:
-                held = unit_bytes(model, worker.holdings[backbone].resident)
-                free = room(seen, worker, backbone)
-            if spoken.urgent and (bytes_ := owed(seen, worker, backbone)):
-                first[worker.name] = bytes_
-            ranked.append((-held, -free, _others(seen, worker, backbone), worker.name, worker))
-        ranked.sort(key=itemgetter(0, 1, 2, 3))
+            held, free, owes, serves = 0, spoken.free, spoken.owed, spoken.serves
+            if known:
+                if not usable(seen, backbone, worker, banned):
+                    continue
+                if backbone in worker.holdings:
+                    held, free = unit_bytes(model, worker.holdings[backbone].resident), room(seen, worker, backbone)
+                    owes = owed(seen, worker, backbone)
+                serves -= backbone in seen.served.get(name, NONE)
+            if owes:
+                first[name] = owes
+            ranked.append((-held, -free, serves, name, worker))
+        ranked.sort()
         seen.able[asked] = Able(tuple([each[4] for each in ranked]), {each[3]: -each[1] for each in ranked}, first)
     return seen.able[asked]
 
@@ -56,9 +61,11 @@ def complete(seen: Snapshot, backbone: str, banned: Set[str] = frozenset()) -> t
     """Candidates that have all of ``backbone``."""
     size = len(seen.backbones[backbone].model.units)
     return tuple(
-        worker.name
-        for worker in seen.holders.get(backbone, ())
-        if len(worker.holdings[backbone].resident) == size and usable(seen, backbone, worker, banned)
+        [
+            worker.name
+            for worker in seen.holders.get(backbone, ())
+            if len(worker.holdings[backbone].resident) == size and usable(seen, backbone, worker, banned)
+        ]
     )
 
 
@@ -78,9 +85,3 @@ def nobody(seen: Snapshot, backbone: str) -> Refusal:
         if held is not None and held.error:
             return Refusal(Reason.MODEL_LOAD_FAILED, f"{worker.name}: {held.error}")
     return Refusal(Reason.NO_WORKER, "no worker is ready to hold the model")
-
-
-def _others(seen: Snapshot, worker: WorkerSeen, backbone: str) -> int:
-    """Backbones other than ``backbone`` that ``worker`` serves."""
-    served = seen.served.get(worker.name, NONE)
-    return len(served) - (backbone in served)

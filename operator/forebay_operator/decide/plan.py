@@ -93,10 +93,9 @@ def _settle_all(draft: _Draft, scales: Mapping[FunctionKey, Scale], doubted: Col
     settled: dict[str, Want] = {}
     for want in wanted:
         lack = _settle(draft, want, dues.banned(draft.seen, want))
-        asked = len(dues.new)
-        dues.settle(draft.seen, want, lack)
-        for payer in sorted({payment.payer for payment in dues.new[asked:] if payment.payer in settled}):
-            _settle(draft, settled[payer], dues.banned(draft.seen, settled[payer]))
+        if asked := dues.settle(draft.seen, want, lack):
+            for payer in sorted({payment.payer for payment in asked} & settled.keys()):
+                _settle(draft, settled[payer], dues.banned(draft.seen, settled[payer]))
         settled[want.backbone] = want
     return dues
 
@@ -116,16 +115,15 @@ def _preparations(seen: Snapshot) -> list[Prepare]:
     """Skeleton and tokenizer on every ready worker of a function's pool, before anybody asks; compute is measured once
     for each set of resources, and only while nothing is known of it."""
     found = []
-    pools: dict[str, set[str]] = {}
-    for function in seen.functions:
-        if function.failure is None and function.backbone in seen.backbones:
-            pools.setdefault(function.backbone, set()).add(function.function.spec.pool)
     ready = sorted((worker for worker in seen.workers if worker.ready), key=lambda worker: worker.name)
     everywhere = frozenset[str]().union(*(worker.prepared for worker in ready[:1]))
     everywhere = everywhere.intersection(*{worker.prepared for worker in ready})
+    done = {backbone for backbone, known in seen.backbones.items() if known.costs.layer and backbone in everywhere}
+    pools: dict[str, set[str]] = {}
+    for function in seen.functions:
+        if function.failure is None and function.backbone in seen.backbones and function.backbone not in done:
+            pools.setdefault(function.backbone, set()).add(function.function.spec.pool)
     for backbone in sorted(pools):
-        if backbone in everywhere and seen.backbones[backbone].costs.layer:
-            continue
         unmeasured = not seen.backbones[backbone].costs.layer
         able = [worker for worker in ready if unmeasured or backbone not in worker.prepared]
         able = [worker for worker in able if any(map(worker.serves, pools[backbone]))]
@@ -205,6 +203,7 @@ def _place(seen: Snapshot, want: Want, banned: Set[str], given: Mapping[str, int
         kv_tokens=min_tokens(want.max_model_len),
         room=given or rooms(seen, want.backbone, banned),
         owed=behind(seen, want.backbone, banned),
+        answers=seen.cuts,
     )
 
 

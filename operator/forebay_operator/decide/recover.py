@@ -20,7 +20,8 @@ def broken(seen: Snapshot, pipeline: PipelineSeen) -> bool:
     ready nor draining, or neither holds nor loads what its stage needs."""
     if pipeline.phase is PipelinePhase.BROKEN:
         return True
-    return any(_lost(seen.named.get(stage.worker), pipeline.backbone, stage) for stage in pipeline.stages)
+    last = pipeline.stages[-1].last
+    return any(_lost(seen.named.get(stage.worker), pipeline.backbone, stage, last) for stage in pipeline.stages)
 
 
 def condemned(workers: Iterable[WorkerSeen]) -> frozenset[str]:
@@ -29,10 +30,11 @@ def condemned(workers: Iterable[WorkerSeen]) -> frozenset[str]:
     return frozenset(backbone for backbone, count in counts.items() if count > 1)
 
 
-def _lost(worker: WorkerSeen | None, backbone: str, stage: Stage) -> bool:
+def _lost(worker: WorkerSeen | None, backbone: str, stage: Stage, last: int) -> bool:
+    """``last``: of all units."""
     held = worker.holdings.get(backbone) if worker else None
     if worker is None or held is None or not (worker.ready or worker.draining) or held.leaving:
         return True
-    if held.resident.issuperset(stage.units):
+    if len(held.resident) > last or held.resident.issuperset(stage.units):
         return False
     return bool(held.error) or not held_units(held).issuperset(stage.units)

@@ -11,14 +11,13 @@ from forebay_operator.decide.ledger import (
     alone,
     held_units,
     room,
-    stage_kv_bytes,
     unit_bytes,
-    whole,
+    whole_kv_bytes,
 )
 from forebay_operator.decide.order import Stages
 from forebay_operator.decide.place import candidates, complete
 from forebay_operator.decide.recover import broken, condemned
-from forebay_operator.decide.seen import HoldingSeen, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
+from forebay_operator.decide.seen import NOTHING, PipelinePhase, PipelineSeen, Snapshot, WorkerSeen
 from forebay_operator.decide.steps import Dissolve, Drain, Drop, Form, Prediction
 from forebay_operator.decide.want import Want
 
@@ -49,11 +48,13 @@ def _ending(seen: Snapshot, pipeline: PipelineSeen) -> bool:
 
 def reported(pipeline: PipelineSeen) -> bool:
     """Every stage has said that it is formed: it serves."""
-    return pipeline.reported_by.issuperset(stage.worker for stage in pipeline.stages)
+    return pipeline.reported_by.issuperset([stage.worker for stage in pipeline.stages])
 
 
 def replicas(seen: Snapshot, backbone: str) -> int:
     """How many serve: each worker that is a pipeline by itself; together, the workers of a longer one are one."""
+    if backbone not in seen.by_backbone:  # most
+        return 0
     serving = formed(seen, backbone)
     return max([len(pipeline.stages) for pipeline in serving].count(1), min(len(serving), 1))
 
@@ -64,8 +65,8 @@ def at_rest(seen: Snapshot, want: Want, banned: Set[str]) -> bool:
     holders, pipelines = seen.holders.get(want.backbone, ()), of_backbone(seen, want.backbone)
     if not 0 < want.desired == len(holders) == len(pipelines):
         return False
-    serving = [pipeline for pipeline in formed(seen, want.backbone) if reported(pipeline)]
-    singles = {pipeline.stages[0].worker for pipeline in serving if len(pipeline.stages) == 1}
+    serving = formed(seen, want.backbone)
+    singles = {each.stages[0].worker for each in serving if len(each.stages) == 1 and reported(each)}
     return len(singles) == want.desired and singles == set(complete(seen, want.backbone, banned))
 
 
@@ -131,7 +132,7 @@ def cover(seen: Snapshot, want: Want, banned: Set[str]) -> Stages | None:
     """The fewest workers whose resident units cover the backbone, each with one run: farthest reach first."""
     count = len(seen.backbones[want.backbone].model.units)
     resident = {
-        worker.name: worker.holdings.get(want.backbone, HoldingSeen()).resident
+        worker.name: worker.holdings.get(want.backbone, NOTHING).resident
         for worker in candidates(seen, want.backbone, banned)
     }
     stages: list[Stage] = []
@@ -176,9 +177,9 @@ def form(seen: Snapshot, want: Want, stages: Stages, predicted: Prediction | Non
 def _left(seen: Snapshot, want: Want, model: Model, worker: WorkerSeen, stages: Stages) -> int:
     """Bytes for KV of ``stages`` on ``worker``, when all that it was told to load is paid. A worker that will hold
     everything keeps enough to serve alone later."""
-    held = worker.holdings.get(want.backbone, HoldingSeen())
+    held = worker.holdings.get(want.backbone, NOTHING)
     units = held_units(held)
     left = room(seen, worker, want.backbone) - unit_bytes(model, units - held.resident)
     if len(stages) > 1 and len(units) == len(model.units) and not alone(seen, want.backbone, worker.name):
-        left -= stage_kv_bytes(model, whole(model, worker.name), min_tokens(want.max_model_len))
+        left -= whole_kv_bytes(model, min_tokens(want.max_model_len))
     return left

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from forebay_api.function import Function
 from forebay_api.model import Epoch, Model, Stage
 from forebay_operator.decide.load import Load, Measured, Memory
 from forebay_operator.decide.pressure import Turns
+from forebay_operator.decide.steps import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +160,16 @@ class FunctionSeen:
         return min((worker.name for worker in able), key=lambda name: (self.vain.get(name, 0.0), name), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
-    """What a worker's memory is spoken for, in bytes: by each backbone that it holds, and KV included in all.
-    ``urgent``: what its link brings first of each backbone, as far as was reported."""
+class Book(NamedTuple):
+    """What a worker's memory is spoken for, in bytes: by each backbone that it holds; ``free``: what is left, KV paid,
+    below zero when the budget is overdrawn. ``urgent``: what its link brings first of each backbone, as far as was
+    reported; ``owed``: of all of them. ``serves``: backbones that it has pipelines of."""
 
     held: Mapping[str, int]
-    total: int
+    free: int
     urgent: Mapping[str, int]
+    owed: int
+    serves: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,18 @@ class Able:
     workers: tuple[WorkerSeen, ...]
     rooms: Mapping[str, int]
     owed: Mapping[str, int]
+
+
+class Answer(NamedTuple):
+    """What a search for a cut came to: of each stage, which of the workers that were looked at, its first unit and its
+    last; none where nothing fits."""
+
+    segments: tuple[tuple[int, int, int], ...]
+    prediction: Prediction
+
+
+LASTING = "places", "pooled", "outside", "draining", "held", "cuts"
+"""Of a snapshot, what is true of all that follow from it, or says itself what it follows from."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +218,8 @@ class Snapshot:
 
     def with_workers(self, changed: Mapping[str, WorkerSeen]) -> Snapshot:
         """With these instead of those of the same names that it has."""
-        after = replace(self, workers=tuple(changed.get(worker.name, worker) for worker in self.workers))
-        self._hand_on(after, "places", "pooled", "by_backbone", "by_worker", "served", "draining")
+        after = replace(self, workers=tuple([changed.get(worker.name, worker) for worker in self.workers]))
+        self._hand_on(after, *LASTING, "by_backbone", "by_worker", "served")
         after.books.update(self.books)  # each says which worker it is of
         after.__dict__["named"] = {**self.named, **changed}
         after.__dict__["holders"] = self._holders_with(changed)
@@ -216,9 +232,11 @@ class Snapshot:
         """`holders`, when some workers have ``changed``. What they had they have still, if only to leave it."""
         found = dict(self.holders)
         for backbone in {backbone for worker in changed.values() for backbone in worker.holdings}:
-            before = {worker.name: worker for worker in found.get(backbone, ())}
-            holding = [worker for worker in {**before, **changed}.values() if backbone in worker.holdings]
-            found[backbone] = tuple(sorted(holding, key=lambda worker: self.places[worker.name]))
+            before = found.get(backbone, ())
+            after = {worker.name: worker for worker in before}
+            after |= {name: worker for name, worker in changed.items() if backbone in worker.holdings}
+            names = sorted(after, key=self.places.__getitem__) if len(after) > len(before) else after
+            found[backbone] = tuple([after[name] for name in names])
         return found
 
     def with_pipelines(
@@ -226,7 +244,7 @@ class Snapshot:
     ) -> Snapshot:
         """With these instead of those it has; ``touched``: all in which the two differ."""
         after = replace(self, pipelines=pipelines, next_epoch=next_epoch or self.next_epoch)
-        self._hand_on(after, "places", "pooled", "named", "holders", "_ready", "draining")
+        self._hand_on(after, *LASTING, "named", "holders", "_ready")
         after.books.update(self.books)
         after.formed.update(self.formed)
         for pipeline in touched:
@@ -264,6 +282,11 @@ class Snapshot:
         return {}
 
     @cached_property
+    def held(self) -> dict[tuple[str, str], tuple[HoldingSeen, tuple[PipelineSeen, ...], int, int]]:
+        """By worker and backbone, as far as somebody asked, behind what it follows from: see `ledger`."""
+        return {}
+
+    @cached_property
     def formed(self) -> dict[str, tuple[PipelineSeen, ...]]:
         """By backbone, as far as somebody asked: see `routes`."""
         return {}
@@ -271,6 +294,16 @@ class Snapshot:
     @cached_property
     def able(self) -> dict[tuple[str, frozenset[str]], Able]:
         """By backbone and the workers that it may not have, as far as somebody asked: see `place`."""
+        return {}
+
+    @cached_property
+    def outside(self) -> dict[frozenset[str], frozenset[str]]:
+        """By pools, the workers that belong to others, as far as somebody asked: see `want`."""
+        return {}
+
+    @cached_property
+    def cuts(self) -> dict[Hashable, Answer]:
+        """By all that a search for them depends on, so that they are true of what follows, too: see `cut`."""
         return {}
 
     @cached_property
@@ -337,8 +370,8 @@ class Snapshot:
         return {}
 
 
-def _preferred(pipelines: Iterable[PipelineSeen]) -> tuple[PipelineSeen, ...]:
-    return tuple(sorted(pipelines, key=_preference))
+def _preferred(pipelines: Sequence[PipelineSeen]) -> tuple[PipelineSeen, ...]:
+    return tuple(sorted(pipelines, key=_preference) if len(pipelines) > 1 else pipelines)
 
 
 def _preference(pipeline: PipelineSeen) -> tuple[bool, int, int, int]:

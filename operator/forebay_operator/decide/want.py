@@ -48,8 +48,11 @@ class Want(NamedTuple):
         return max(int(self.pressing), min(self.floor, self.desired))
 
     def outside(self, seen: Snapshot) -> frozenset[str]:
-        """The workers that belong to pools of others."""
-        return NOBODY.union(*[names for pool, names in seen.pooled.items() if pool not in self.pools])
+        """The workers that belong to pools of others. Worked out once for each set of pools."""
+        if self.pools not in seen.outside:
+            others = [names for pool, names in seen.pooled.items() if pool not in self.pools]
+            seen.outside[self.pools] = NOBODY.union(*others)
+        return seen.outside[self.pools]
 
 
 def waiting(seen: Snapshot, scales: Mapping[FunctionKey, Scale]) -> Mapping[str, float]:
@@ -81,39 +84,54 @@ def wants(seen: Snapshot, scales: Mapping[FunctionKey, Scale], doubted: Collecti
     A backbone that no function names any more is wanted zero times, unless it is ``doubted``: it may still turn out to
     be somebody's."""
     using: dict[str, list[tuple[FunctionSeen, Scale]]] = {}
-    for function in seen.functions:
+    active = [(function, scale) for function in seen.functions if (scale := scales[function.function.key]).desired]
+    for function, scale in active:
         for backbone in {function.backbone, function.previous} if function.previous else (function.backbone,):
-            if backbone in seen.backbones:
-                scale = _share(seen, backbone, function, scales[function.function.key])
-                if scale.desired:
-                    using.setdefault(backbone, []).append((function, scale))
+            if backbone in seen.backbones and (share := _share(seen, backbone, function, scale)).desired:
+                using.setdefault(backbone, []).append((function, share))
     there = {*seen.holders, *seen.by_backbone}
     return [
-        *(_want(seen, backbone, active) for backbone, active in using.items()),
+        *[_want(seen, backbone, by) for backbone, by in using.items()],
         *(Want(backbone) for backbone in there.difference(using, doubted)),
     ]
 
 
 def _want(seen: Snapshot, backbone: str, using: Sequence[tuple[FunctionSeen, Scale]]) -> Want:
-    # Lists, not generators: of one function each, mostly, they take half as long.
-    ceiling = max([scale.ceiling for _, scale in using])
-    most = max([scale.desired for _, scale in using])
-    desired = max(most, min(ceil(sum([scale.load for _, scale in using])), ceiling))
-    specs = [function.function.spec for function, _ in using]
-    stages = [spec.loading.max_stages for spec in specs if spec.loading.strategy is LoadingStrategy.PIPELINED]
+    each = [_of_one(seen, backbone, function, scale) for function, scale in using]
+    if len(each) == 1:
+        return each[0]
+    limit = max([want.limit for want in each])
+    together = ceil(sum([scale.load for _, scale in using]))
+    return Want(
+        backbone=backbone,
+        desired=max(*[want.desired for want in each], min(together, limit)),
+        limit=limit,
+        max_stages=max([want.max_stages for want in each]),
+        max_model_len=max([want.max_model_len for want in each]),
+        prompt_tokens=max([want.prompt_tokens for want in each]),
+        pressing=any(want.pressing for want in each),
+        floor=max([want.floor for want in each]),
+        oldest=min([want.oldest for want in each]),
+        pools=frozenset[str]().union(*[want.pools for want in each]),
+        priority=max([want.priority for want in each]),
+    )
+
+
+def _of_one(seen: Snapshot, backbone: str, function: FunctionSeen, scale: Scale) -> Want:
+    spec, demand = function.function.spec, function.demand
     longest = seen.backbones[backbone].model.max_model_len
     return Want(
         backbone=backbone,
-        desired=desired,
-        limit=max(ceiling, desired),
-        max_stages=max(stages, default=1),
-        max_model_len=min(longest, max([spec.model.max_model_len or longest for spec in specs])),
-        prompt_tokens=TEMPLATE_TOKENS + max([function.demand.prompt_bytes for function, _ in using]) // BYTES_PER_TOKEN,
-        pressing=any(_presses(backbone, function) for function, _ in using),
-        floor=max([scale.floor for _, scale in using]),
-        oldest=min([function.demand.oldest_waiting or inf for function, _ in using]),
-        pools=frozenset([spec.pool for spec in specs]),
-        priority=max([spec.priority for spec in specs]),
+        desired=scale.desired,
+        limit=max(scale.ceiling, scale.desired),
+        max_stages=spec.loading.max_stages if spec.loading.strategy is LoadingStrategy.PIPELINED else 1,
+        max_model_len=min(spec.model.max_model_len or longest, longest),
+        prompt_tokens=TEMPLATE_TOKENS + demand.prompt_bytes // BYTES_PER_TOKEN,
+        pressing=_presses(backbone, function),
+        floor=scale.floor,
+        oldest=demand.oldest_waiting or inf,
+        pools=frozenset((spec.pool,)),
+        priority=spec.priority,
     )
 
 
