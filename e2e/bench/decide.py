@@ -18,6 +18,7 @@ from bench.machine import heading, table  # noqa: E402  # the path is made above
 from deciding.values import function, model, pipeline, snapshot, worker  # noqa: E402
 from forebay_api.model import Epoch, Stage  # noqa: E402
 from forebay_operator.decide import lead, routes  # noqa: E402
+from forebay_operator.decide.gauge import rises  # noqa: E402
 from forebay_operator.decide.load import Load, Measured  # noqa: E402
 from forebay_operator.decide.plan import Plan, next_steps  # noqa: E402
 from forebay_operator.decide.scale import desired  # noqa: E402
@@ -95,7 +96,7 @@ def _pipeline(number: int, workers: int) -> PipelineSeen:
 
 def scaling(seen: Snapshot) -> None:
     """What `next_steps` does first."""
-    leads = lead.leads(seen)
+    leads = lead.leads(seen, filter(rises, seen.functions))
     for one in seen.functions:
         desired(one, NOW, routes.replicas(seen, one.serving), lead.of(one, leads))
 

@@ -49,7 +49,7 @@ def observed(rates: Sequence[float], pools: Sequence[str] = ()) -> tuple[WorkerS
 
 def lead_of(workers: Sequence[WorkerSeen], pool: str = "default") -> float:
     seen = snapshot([function(demand=DemandSeen(waiting=1), pool=pool)], workers)
-    return lead.of(seen.functions[0], lead.leads(seen))
+    return lead.of(seen.functions[0], lead.leads(seen, seen.functions))
 
 
 def test_a_worker_that_loaded_nothing_yet_makes_no_lead_shorter() -> None:

@@ -62,7 +62,7 @@ class TestLead:
     def test_is_what_the_fastest_fresh_worker_takes(self) -> None:
         workers = [worker("w0", rate=46.0), worker("w1", rate=92.0), worker("w2", rate=920.0, ready=False)]
         seen = snapshot([function(demand=DemandSeen(waiting=1)), function("idle")], workers)
-        assert lead.of(seen.functions[0], lead.leads(seen)) == 5.0
+        assert lead.of(seen.functions[0], lead.leads(seen, seen.functions)) == 5.0
 
     def test_is_less_where_a_part_is_held(self) -> None:
         workers = [
@@ -71,28 +71,28 @@ class TestLead:
             worker("w2", resident=range(6)),
         ]
         seen = snapshot([function(demand=DemandSeen(in_flight=1))], workers)
-        assert lead.of(seen.functions[0], lead.leads(seen)) == 1.0
+        assert lead.of(seen.functions[0], lead.leads(seen, seen.functions)) == 1.0
 
     def test_a_bucket_may_be_the_slower_one(self) -> None:
         seen = snapshot([function(demand=DemandSeen(waiting=1))], [worker("w0", bucket="b", bucket_rate=46.0)])
-        assert lead.of(seen.functions[0], lead.leads(seen)) == 10.0
+        assert lead.of(seen.functions[0], lead.leads(seen, seen.functions)) == 10.0
 
     def test_a_bucket_is_shared_with_those_that_load_through_it(self) -> None:
         busy = worker("w1", bucket="b", bucket_rate=92.0, backbone="other", resident=(0,), order=(0, 1))
         done = worker("w2", bucket="b", bucket_rate=92.0, backbone="other", resident=(0, 1), order=(0, 1))
         fresh = worker("w0", bucket="b", bucket_rate=92.0)
         known = [function(demand=DemandSeen(waiting=1))]
-        assert lead.of(known[0], lead.leads(snapshot(known, [fresh, done]))) == 5.0
-        assert lead.of(known[0], lead.leads(snapshot(known, [fresh, done, busy]))) == 10.0
+        assert lead.of(known[0], lead.leads(snapshot(known, [fresh, done]), known)) == 5.0
+        assert lead.of(known[0], lead.leads(snapshot(known, [fresh, done, busy]), known)) == 10.0
 
     def test_who_loads_already_counts_once_in_its_bucket(self) -> None:
         begun = worker("w0", bucket="b", bucket_rate=92.0, order=range(6))
         known = [function(demand=DemandSeen(waiting=1))]
-        assert lead.of(known[0], lead.leads(snapshot(known, [begun]))) == 5.0
+        assert lead.of(known[0], lead.leads(snapshot(known, [begun]), known)) == 5.0
 
     @pytest.mark.parametrize("rate", [0.0, 100.0])
     def test_is_nothing_where_nothing_is_known(self, rate: float) -> None:
         elsewhere = replace(worker("w0", rate=rate), pool="other" if rate else "")
         unknown = function("g", backbone="", demand=DemandSeen(waiting=1))
         seen = snapshot([function(demand=DemandSeen(waiting=1)), unknown], [elsewhere])
-        assert [lead.of(one, lead.leads(seen)) for one in seen.functions] == [0.0, 0.0]
+        assert [lead.of(one, lead.leads(seen, seen.functions)) for one in seen.functions] == [0.0, 0.0]

@@ -1,6 +1,7 @@
 """What a scaling decision says: the number, its reason, what limited it, and the numbers that it was made from.
 
-Named tuples here and in `gauge`: they are made for every function in every pass, and cost a quarter of a frozen class.
+Named tuples: they are made for every function in every pass, and cost a third of a frozen class. What a decision is
+made from, in `gauge` and `scale`, is not even frozen: nobody else gets to see it, and it is read in half the time.
 """
 
 from __future__ import annotations

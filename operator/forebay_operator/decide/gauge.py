@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isfinite
-from typing import NamedTuple
 
 from forebay_api.function import Scaling, ScalingMetric
-from forebay_operator.decide.load import Load, Source
+from forebay_operator.decide.load import Load, Measured, Source
 from forebay_operator.decide.seen import FunctionSeen
 
 RISING = 1.25
@@ -23,7 +23,8 @@ MOST = 2.0**31
 and not all can be counted with."""
 
 
-class Means(NamedTuple):
+@dataclass(slots=True)  # not frozen: see `decision`
+class Means:
     """The means that one source gives, and what one replica should have of them; ``stable`` and ``panic`` are what they
     are worth in replicas. ``unit`` is a word for people."""
 
@@ -58,15 +59,16 @@ def _worth(amount: float, per_replica: float) -> float:
     return 0.0 if amount <= 0 else round(min(amount / per_replica, MOST), DIGITS)
 
 
-class Gauge(NamedTuple):
-    """``stable`` and ``panic``: the means that count, ``rising``: all whose trend does; ``all_sources``: everything
-    known. ``blind``: why nothing may be concluded from low numbers, empty when it may. ``filling``: why the stable mean
-    is not one yet. ``held``: replicas' worth of what waits and runs at this moment."""
+@dataclass(slots=True)  # not frozen: see `decision`
+class Gauge:
+    """``stable`` and ``panic``: the means that count, ``rising``: all whose trend does. ``each``: requests that one
+    replica should have, 0 where something else counts. ``blind``: why nothing may be concluded from low numbers, empty
+    when it may. ``filling``: why the stable mean is not one yet."""
 
     stable: Means
     panic: Means
     rising: tuple[Means, ...]
-    held: float
+    each: float
     blind: str = ""
     filling: str = ""
 
@@ -74,21 +76,27 @@ class Gauge(NamedTuple):
 def gauge(function: FunctionSeen) -> Gauge:
     """Prometheus, while it can be believed; what gateways count may raise the short mean, if both count the same."""
     scaling, demand, measured = function.function.spec.scaling, function.demand, function.measured
+    doubt = "" if measured is None else _doubt(measured)
     counted = _counted(scaling, demand.load)
-    own = scaling.prometheus is not None
-    blind = _blind(function)
-    if measured is None or measured.load is None or measured.trouble is not None or not _numbers(measured.load):
-        own = False
+    own = False
+    if measured is None or measured.load is None or doubt:
         stable = panic = counted
         rising: tuple[Means, ...] = (counted,)
     else:
+        own = scaling.prometheus is not None
         stable = _asked(scaling, measured.load, counted, ageless=measured.ageless)
         rising = (stable,) if own else (stable, counted)
         panic = stable if own or stable.panic >= counted.panic else counted
-    held = 0.0
-    if not own and scaling.metric is ScalingMetric.CONCURRENCY:
-        held = round((demand.waiting + demand.in_flight) / counted.per_replica, DIGITS)
-    return Gauge(stable, panic, rising, held, blind, "" if blind else _filling(scaling, stable.load))
+    each = counted.per_replica if scaling.metric is ScalingMetric.CONCURRENCY and not own else 0.0
+    blind = "a gateway is missing" if demand.blind else doubt
+    return Gauge(stable, panic, rising, each, blind, "" if blind else _filling(scaling, stable.load))
+
+
+def rises(function: FunctionSeen) -> bool:
+    """Whether a short mean is above its long one: nothing else may have a trend, see `Means.in_time`."""
+    counted, measured = function.demand.load, function.measured
+    asked = counted if measured is None or measured.load is None else measured.load
+    return counted.panic > counted.stable or asked.panic > asked.stable
 
 
 def panic_seconds(scaling: Scaling) -> float:
@@ -109,21 +117,14 @@ def _asked(scaling: Scaling, load: Load, counted: Means, *, ageless: bool) -> Me
     return Means.of(load, Source.PROMETHEUS, per_replica, unit)
 
 
-def _blind(function: FunctionSeen) -> str:
-    if function.demand.blind:
-        return "a gateway is missing"
-    measured = function.measured
-    if measured is None:
-        return ""
+def _doubt(measured: Measured) -> str:
+    """Why what Prometheus says cannot be counted with, empty where it can."""
     if measured.trouble is not None:
         return measured.trouble[1]
     if measured.load is None:
         return "Prometheus has not answered yet"
-    return "" if _numbers(measured.load) else "Prometheus gave no numbers"
-
-
-def _numbers(load: Load) -> bool:
-    return isfinite(load.stable) and isfinite(load.panic)
+    numbers = isfinite(measured.load.stable) and isfinite(measured.load.panic)
+    return "" if numbers else "Prometheus gave no numbers"
 
 
 def _filling(scaling: Scaling, load: Load) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from forebay_api.model import Model
 from forebay_operator.decide.ledger import link_bytes
@@ -11,22 +11,25 @@ from forebay_operator.decide.links import share
 from forebay_operator.decide.seen import NOTHING, FunctionSeen, HoldingSeen, Snapshot, WorkerSeen
 
 
-def leads(seen: Snapshot) -> Mapping[tuple[str, str], float]:
-    """Seconds by (backbone, pool), of those that requests ask for: until the worker that could have all of it soonest
-    has it. 0 where none could."""
-    able = [worker for worker in seen.workers if worker.ready]
-    sharing = Counter(worker.link.bucket for worker in able if any(map(_loading, worker.holdings.values())))
-    fastest = sorted(able, key=lambda worker: -share(worker.link, sharing[worker.link.bucket] + 1))
-    asked = {_key(function) for function in seen.functions if function.demand.waiting + function.demand.in_flight}
-    return {
-        (backbone, pool): _soonest(seen, backbone, pool, fastest, sharing)
-        for backbone, pool in asked
-        if backbone in seen.backbones
+def leads(seen: Snapshot, functions: Iterable[FunctionSeen]) -> Mapping[tuple[str, str], float]:
+    """Seconds by (backbone, pool), of those of ``functions`` that requests ask for: until the worker that could have
+    all of it soonest has it. 0 where none could."""
+    concerned = {function.backbone for function in functions}.intersection(seen.backbones)
+    asked = {
+        _key(function)
+        for function in seen.functions
+        if function.backbone in concerned and function.demand.waiting + function.demand.in_flight
     }
+    if not asked:
+        return {}
+    able = [worker for worker in seen.workers if worker.ready]
+    sharing = Counter([worker.link.bucket for worker in able if any(map(_loading, worker.holdings.values()))])
+    fastest = sorted(able, key=lambda worker: -share(worker.link, sharing[worker.link.bucket] + 1))
+    return {(backbone, pool): _soonest(seen, backbone, pool, fastest, sharing) for backbone, pool in asked}
 
 
 def of(function: FunctionSeen, known: Mapping[tuple[str, str], float]) -> float:
-    return known.get(_key(function), 0.0)
+    return known.get(_key(function), 0.0) if known else 0.0
 
 
 def _key(function: FunctionSeen) -> tuple[str, str]:

@@ -81,6 +81,8 @@ def bounded(scale: Scale, scaling: Scaling) -> Scale:
 def ends(scale: Scale, memory: Memory, scaling: Scaling) -> list[float]:
     """Unix seconds when a limit that bites may let go, and when a panic ends; some of them are over."""
     times = [memory.panic_until]
+    if not scale.limit:
+        return times
     if scale.limit in RATES:
         times.append(memory.tick_began + TICK)
     if scale.limit is Limit.DELAY:

@@ -16,6 +16,7 @@ from forebay_operator.decide import lead, routes
 from forebay_operator.decide.cut import Cut, Refusal, best_cut
 from forebay_operator.decide.doubt import doubts
 from forebay_operator.decide.dues import NO_LACK, Dues, Lack
+from forebay_operator.decide.gauge import rises
 from forebay_operator.decide.intents import applied
 from forebay_operator.decide.kv import min_tokens
 from forebay_operator.decide.ledger import held_units, whole
@@ -56,7 +57,7 @@ class _Draft:
 
 def next_steps(seen: Snapshot, now: float) -> Plan:
     """What to do now. Steps stand in the order in which each worker must hear them."""
-    leads = lead.leads(seen)
+    leads = lead.leads(seen, filter(rises, seen.functions))
     scales = {
         function.function.key: desired(function, now, routes.replicas(seen, function.serving), lead.of(function, leads))
         for function in seen.functions

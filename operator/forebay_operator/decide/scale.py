@@ -11,8 +11,8 @@ and then what limits it, see `limits`. The one that decides remembers nothing: w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil, floor, isclose
-from typing import NamedTuple
 
 from forebay_api.function import Scaling, ScalingMetric, ScalingMode
 from forebay_operator.decide import limits
@@ -43,7 +43,7 @@ def desired(function: FunctionSeen, now: float, current: int = 0, lead: float = 
     if spec.replicas is not None:
         pinned = spec.replicas
         return Scale(pinned, Why.PINNED, f"pinned to {replicas(pinned)}", floor=pinned, ceiling=pinned)
-    return _automatic(_Case(function, spec.scaling, gauge(function), now, current, lead))
+    return _automatic(_case(function, now, current, lead))
 
 
 def _external(function: FunctionSeen, now: float, current: int) -> Scale:
@@ -65,8 +65,10 @@ def _external(function: FunctionSeen, now: float, current: int) -> Scale:
     return scale
 
 
-class _Case(NamedTuple):
-    """All that one decision is made from."""
+@dataclass(slots=True)  # not frozen: see `decision`
+class _Case:
+    """All that one decision is made from. ``requests`` wait or run. ``before``: replicas that were decided on last;
+    those that serve, where nothing was. ``idle_since``: None while requests wait or run, and where none ever did."""
 
     function: FunctionSeen
     scaling: Scaling
@@ -74,33 +76,38 @@ class _Case(NamedTuple):
     now: float
     current: int
     lead: float
-
-    @property
-    def requests(self) -> int:
-        return self.function.demand.waiting + self.function.demand.in_flight
-
-    @property
-    def before(self) -> int:
-        """Replicas that were decided on last; those that serve, where nothing was."""
-        last = self.function.memory.last
-        return self.current if last is None else last
+    requests: int
+    before: int
+    idle_since: float | None
 
     @property
     def burst(self) -> float:
         """Replicas' worth of the panic window. While nothing serves, what is held cannot go away by itself."""
-        return max(self.found.panic.panic, 0.0 if self.current else self.found.held)
+        panic, each = self.found.panic.panic, self.found.each
+        return panic if self.current or not each else max(panic, round(self.requests / each, DIGITS))
 
-    @property
-    def idle_since(self) -> float | None:
-        demand = self.function.demand
-        if self.requests:
-            return None
-        return demand.last_ended or (self.function.first_seen if self.current else None)
+
+def _case(function: FunctionSeen, now: float, current: int, lead: float) -> _Case:
+    demand, last = function.demand, function.memory.last
+    requests = demand.waiting + demand.in_flight
+    idle_since = None if requests else demand.last_ended or (function.first_seen if current else None)
+    before = current if last is None else last
+    scaling = function.function.spec.scaling
+    return _Case(function, scaling, gauge(function), now, current, lead, requests, before, idle_since)
 
 
 def _automatic(case: _Case) -> Scale:
+    rest = _rest(case)
+    if rest is None:
+        return _limited(case, _panicking(case, _by_means(case)))
+    if not _is_at_zero(case):
+        return _limited(case, Scale(0, *rest))
+    memory = Memory(0, tick_began=case.function.memory.tick_began)
+    return Scale(0, *rest, Limit.NONE, _inputs(case), None, 0.0, 0, case.scaling.max_replicas, memory)
+
+
+def _limited(case: _Case, scale: Scale) -> Scale:
     scaling, now = case.scaling, case.now
-    scale = _at_rest(case) or _panicking(case, _by_means(case))
     until, peak = scale.memory.panic_until, scale.memory.panic_peak
     unknown = case.found.blind or (case.found.filling if scale.desired else "")
     memory = limits.ticked(case.function.memory, now, case.current)
@@ -113,43 +120,44 @@ def _automatic(case: _Case) -> Scale:
     memory = Memory(scale.desired, until, peak, memory.tick_began, memory.tick_base, peaks)
     # Made whole at once: of a thousand functions, this is what a pass takes longest for.
     return Scale(
-        desired=scale.desired,
-        reason=scale.reason,
-        message=scale.message,
-        limit=scale.limit,
-        inputs=_inputs(case),
-        wake_at=_wake_at(case, scale, memory),
-        load=min(scale.load, float(scale.desired)),
-        floor=scaling.min_replicas,
-        ceiling=scaling.max_replicas,
-        memory=memory,
+        scale.desired,
+        scale.reason,
+        scale.message,
+        scale.limit,
+        _inputs(case),
+        _wake_at(case, scale, memory),
+        min(scale.load, float(scale.desired)),
+        scaling.min_replicas,
+        scaling.max_replicas,
+        memory,
     )
 
 
-def _at_rest(case: _Case) -> Scale | None:
-    """Zero, when nobody asks and nobody has for the grace period."""
+def _is_at_zero(case: _Case) -> bool:
+    """Whether one that rests was there before. Nothing limits that, and only a request wakes it: so it is with most."""
+    memory, scaling = case.function.memory, case.scaling
+    serves = case.current or case.before or memory.tick_base
+    return not (serves or memory.peaks or scaling.scale_down_delay_seconds or scaling.min_replicas)
+
+
+def _rest(case: _Case) -> tuple[Why, str] | None:
+    """Why zero, when nobody asks and nobody has for the grace period."""
     if case.requests:
         return None
     since, grace = case.idle_since, case.scaling.scale_to_zero_grace_period_seconds
     if since is None:
-        return Scale(0, Why.NO_REQUEST_YET, "no request yet")
-    return Scale(0, Why.IDLE, f"idle for {grace} s") if case.now >= since + grace else None
+        return Why.NO_REQUEST_YET, "no request yet"
+    return (Why.IDLE, f"idle for {grace} s") if case.now >= since + grace else None
 
 
 def _by_means(case: _Case) -> Scale:
     """By the long mean and where it leads to; one replica at least."""
     means, before = case.found.stable, case.before
-    enough = ceil(means.stable)
-    spare = ceil(round(means.stable / ROOM, DIGITS))
-    count = enough if means.stable > before else min(spare, before)
-    worths = [found.in_time(case.scaling, case.lead) for found in case.found.rising]
-    worth = max(worths)
-    if worth > max(count, 1):
-        rising = case.found.rising[worths.index(worth)]
-        seconds = min(case.lead, float(case.scaling.window_seconds))
-        when = f"in {seconds:.0f} s" if seconds >= 1 else "within a second"
-        expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected {when}"
-        return Scale(ceil(worth), Why.TREND, f"{expected} ({rising.source}), {_per(rising, ceil(worth))}", load=worth)
+    count = enough = ceil(means.stable)
+    if before > enough:
+        count = min(ceil(round(means.stable / ROOM, DIGITS)), before)
+    if (expected := _trend(case, max(count, 1))) is not None:
+        return expected
     if count:
         seconds = case.scaling.window_seconds
         said = f"{_amount(means, means.load.stable)} (mean of {seconds} s, {means.source}), {_per(means, count)}"
@@ -160,6 +168,21 @@ def _by_means(case: _Case) -> Scale:
         return Scale(1, Why.REQUESTS, f"{case.requests} {plural}: 1 replica", load=means.stable)
     grace = case.scaling.scale_to_zero_grace_period_seconds
     return Scale(1, Why.KEPT, f"idle, kept for {grace} s after the last request: 1 replica")
+
+
+def _trend(case: _Case, count: int) -> Scale | None:
+    """Where what rises leads to in time, if that is more than ``count`` replicas."""
+    if case.lead <= 0:
+        return None
+    worths = [found.in_time(case.scaling, case.lead) for found in case.found.rising]
+    worth = max(worths)
+    if worth <= count:
+        return None
+    rising = case.found.rising[worths.index(worth)]
+    seconds = min(case.lead, float(case.scaling.window_seconds))
+    when = f"in {seconds:.0f} s" if seconds >= 1 else "within a second"
+    expected = f"rising: {_amount(rising, worth * rising.per_replica)} expected {when}"
+    return Scale(ceil(worth), Why.TREND, f"{expected} ({rising.source}), {_per(rising, ceil(worth))}", load=worth)
 
 
 def _panicking(case: _Case, calm: Scale) -> Scale:
