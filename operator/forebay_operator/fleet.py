@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from weakref import WeakValueDictionary
 
 import grpc
 import structlog
@@ -87,6 +88,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self._silence = silence
         self._stranger = stranger
         self._workers: dict[str, Attached] = {}
+        self._prepared: WeakValueDictionary[int, frozenset[str]] = WeakValueDictionary()
 
     @property
     def workers(self) -> Mapping[str, Attached]:
@@ -150,7 +152,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         if stream.worker is None and (why := self._stranger(report)):
             raise ValueError(why)
         self._term.rise_above(report.term)
-        seen = reports.worker_seen(report)
+        seen = self._sharing(reports.worker_seen(report))
         worker = stream.worker
         if worker is None:
             stream.worker = worker = Attached(report, seen, self._clock(), stream)
@@ -165,6 +167,11 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             self._inspected(inspection)
             change = "decisive"
         self._wake({"decisive": 0.0, "progress": PROGRESS_SECONDS}.get(change, 1.0))
+
+    def _sharing(self, seen: WorkerSeen) -> WorkerSeen:
+        """All workers that have prepared the same have one set of it: a pass compares hundreds of them."""
+        prepared = self._prepared.setdefault(hash(seen.prepared), seen.prepared)
+        return replace(seen, prepared=prepared) if prepared == seen.prepared else seen
 
     def _attach(self, worker: Attached) -> None:
         before = self._workers.get(worker.name)

@@ -7,6 +7,8 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
@@ -24,6 +26,20 @@ from forebay_operator.fleet import COMMANDS, Fleet
 from forebay_operator.listen import CannotListen, listen
 from forebay_operator.term import Term
 from forebay_wire.v1 import fleet_pb2, fleet_pb2_grpc
+
+
+@asynccontextmanager
+async def streams(folder: Path) -> AsyncIterator[tuple[Fleet, fleet_pb2_grpc.FleetStub]]:
+    """A fleet that workers can attach to."""
+    target = f"unix:{folder}/fleet.sock"
+    fleet = Fleet(Term(folder / "term"), wake=lambda _: None, inspected=lambda _: None)
+    server = grpc.aio.server()
+    fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
+    server.add_insecure_port(target)
+    await server.start()
+    async with grpc.aio.insecure_channel(target) as channel:
+        yield fleet, fleet_pb2_grpc.FleetStub(channel)
+    await server.stop(0)
 
 
 class TestConfig:
@@ -94,14 +110,8 @@ class TestServing:
         await until(system.routes)
 
     async def test_a_worker_that_reads_nothing_is_put_out(self, tmp_path: Path) -> None:
-        target = f"unix:{tmp_path}/fleet.sock"
-        fleet = Fleet(Term(tmp_path / "term"), wake=lambda _: None, inspected=lambda _: None)
-        server = grpc.aio.server()
-        fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
-        server.add_insecure_port(target)
-        await server.start()
-        async with grpc.aio.insecure_channel(target) as channel:
-            call = fleet_pb2_grpc.FleetStub(channel).Attach()
+        async with streams(tmp_path) as (fleet, stub):
+            call = stub.Attach()
             await call.write(fleet_pb2.WorkerReport(name="w0", incarnation="1"))
             await until(lambda: fleet.workers)
             long = fleet_pb2.Hold(order=range(100_000))
@@ -112,7 +122,20 @@ class TestServing:
             assert told >= COMMANDS
             await until(lambda: not fleet.workers)
             call.cancel()
-        await server.stop(0)
+
+    async def test_workers_that_have_prepared_the_same_share_the_set(self, tmp_path: Path) -> None:
+        async with streams(tmp_path) as (fleet, stub):
+            calls = []
+            for name, backbones in {"w0": "ab", "w1": "ba", "w2": "b"}.items():
+                calls.append(stub.Attach())
+                prepared = [fleet_pb2.Prepared(backbone=backbone) for backbone in backbones]
+                await calls[-1].write(fleet_pb2.WorkerReport(name=name, incarnation="1", prepared=prepared))
+            await until(lambda: len(fleet.workers) == 3)
+            found = [fleet.workers[name].seen.prepared for name in ("w0", "w1", "w2")]
+            assert found == [{"a", "b"}, {"a", "b"}, {"b"}]
+            assert found[0] is found[1]
+            for call in calls:
+                call.cancel()
 
     async def test_metrics_are_served_where_asked(self, tmp_path: Path) -> None:
         with socket.socket() as free:

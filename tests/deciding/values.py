@@ -116,11 +116,12 @@ def snapshot(
     costs: Costs | None = None,
 ) -> Snapshot:
     known = [model()] if models is None else models
+    prepared = frozenset(m.backbone for m in known)  # one set for all, as `Fleet` has it
     probed = costs or Costs(layer=((1, 0.001),), head=((1, 0.001),), hop=0.0)
     return Snapshot(
         functions=tuple(functions),
         backbones={m.backbone: BackboneSeen(m, probed) for m in known},
-        workers=tuple(replace(w, prepared=frozenset(m.backbone for m in known)) for w in workers),
+        workers=tuple(replace(w, prepared=prepared) for w in workers),
         pipelines=(),
         next_epoch=Epoch(1, 1),
     )
