@@ -65,8 +65,9 @@ def check_length(ask: Ask, route: Route) -> None:
 
 
 def listed(roster: Roster, address: FunctionKey | None) -> list[dict[str, object]]:
-    """Models as ``/v1/models`` shows them; one whose name others have goes by ``namespace/name``."""
-    routes = [route for route in roster.functions.values() if address in (None, route.key)]
+    """Models as ``/v1/models`` shows them; one whose name others have goes by ``namespace/name``. Raises
+    ModelNotFound for an address of no function."""
+    routes = roster.functions.values() if address is None else (find(roster, address, None),)
     return [described(roster, route) for route in routes]
 
 

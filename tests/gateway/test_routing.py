@@ -173,3 +173,10 @@ async def test_nothing_is_counted_twice(served):
     await asyncio.gather(*(asked(served, "", "two") for _ in range(5)))
     await until(lambda: served.operator.demand("two").requests == 5)
     assert served.operator.demand("two").in_flight == 0
+
+
+@pytest.mark.parametrize(("path", "host"), [("/team-a/nobody", ""), ("", "nobody.team-a.fn.example.com")])
+async def test_no_models_where_no_function_is(served, path, host):
+    async with served.http.get(f"{path}/v1/models", headers={"Host": host} if host else {}) as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["code"] == "model_not_found"
