@@ -110,11 +110,18 @@ def prepare(cluster: Cluster, checkpoint: Path) -> str:
     """Namespace, volumes and models, before the chart: the model's uri. Volumes that claims have left are freed."""
     for manifest in (namespace(), disks(cluster)):
         run("kubectl", "apply", "-f", "-", stdin=manifest)
-    for volume in json.loads(run("kubectl", "get", "pv", "-o", "json"))["items"]:
-        if volume["status"].get("phase") == "Released":
+    volumes, claims = _every("pv"), {claim["metadata"]["uid"] for claim in _every("pvc", "-A")}
+    for volume in volumes:
+        # Not by its phase: that follows a moment after the claim is gone.
+        if volume["spec"].get("claimRef", {}).get("uid", "") not in {"", *claims}:
             freed = ("--type=merge", "-p", '{"spec": {"claimRef": null}}')
             run("kubectl", "patch", "pv", volume["metadata"]["name"], *freed)
     return put_model(cluster, checkpoint)
+
+
+def _every(kind: str, *where: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run("kubectl", "get", kind, *where, "-o", "json"))["items"]
+    return found
 
 
 def install(cluster: Cluster, settings: Settings, helm: str = "helm") -> None:
