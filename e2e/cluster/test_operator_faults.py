@@ -157,16 +157,20 @@ async def test_each_gateway_wakes_a_function(bed: Cluster, forebay: Installed, r
 @pytest.fixture
 def stoppable(bed: Cluster) -> Iterator[Cluster]:
     """Its API server may be stopped. Kubernetes' own parts find back to it in their own time, which may be minutes and
-    is not what is tested here: they begin anew. So the next test has endpoints, is scheduled, and its pods reach the
-    API server again soon after it was away: until a proxy hears that it is back, their calls are rejected."""
+    is not what is tested here: they begin anew. So the next test has endpoints, is scheduled, its pods end when they
+    are told to, and they reach the API server again soon after it was away: until a proxy hears that it is back, their
+    calls are rejected."""
     yield bed
     places = (bed.control, *bed.nodes)
-    for name in ("kube-controller-manager", "kube-scheduler", *(f"{place.name}/kube-proxy" for place in places)):
+    names = ["kube-controller-manager", "kube-scheduler", *(f"{place.name}/kube-proxy" for place in places)]
+    for name in (*names, *(f"{node.name}/kubelet" for node in bed.nodes)):
         bed.daemons.stop(name)
         bed.daemons.start_again(name)
     bed.control.wait_for_controllers()
     for place in places:
         wait_for_proxy(place)
+    for node in bed.nodes:
+        node.wait()
 
 
 async def test_the_api_server_stops_for_a_minute(stoppable: Cluster, forebay: Installed, real: Reference) -> None:
