@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 
+from forebay_channel import refuse
+
 CLOSED = "standby: another operator leads"
 
 
@@ -34,4 +36,4 @@ class Doors(grpc.GenericRpcHandler):
 
 
 async def _closed(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    await context.abort(grpc.StatusCode.UNAVAILABLE, CLOSED)
+    await refuse(requests, context, grpc.StatusCode.UNAVAILABLE, CLOSED)

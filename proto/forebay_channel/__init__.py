@@ -13,6 +13,7 @@ from forebay_channel.expiry import expiry
 from forebay_channel.guard import Guard
 from forebay_channel.identity import Identity, InvalidIdentity, Role
 from forebay_channel.port import add_port
+from forebay_channel.refusal import refuse
 
 __all__ = [
     "Guard",
@@ -25,4 +26,5 @@ __all__ = [
     "connected",
     "expiry",
     "open_channel",
+    "refuse",
 ]

@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 import grpc
 
 from forebay_channel.identity import Identity, Role
+from forebay_channel.refusal import refuse
 
 SUBJECTS = "x509_subject_alternative_name"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Check = Callable[[Context], Awaitable[None]]
+Check = Callable[[Any, Context], Awaitable[None]]
 
 BEHAVIOURS = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -49,12 +50,11 @@ class Guard(grpc.aio.ServerInterceptor):
         service = handler_call_details.method.removeprefix("/").rpartition("/")[0]
         expected = self._names.get(service, frozenset())
 
-        async def check(context: Context) -> None:
+        async def check(request: Any, context: Context) -> None:
             if not context.peer().startswith("unix:") and not _names(context) & expected:
                 wanted = " or ".join(sorted(expected)) or "nobody"
-                await context.abort(
-                    grpc.StatusCode.PERMISSION_DENIED, f"{service} is for {wanted}, by the name in the certificate"
-                )
+                details = f"{service} is for {wanted}, by the name in the certificate"
+                await refuse(request, context, grpc.StatusCode.PERMISSION_DENIED, details)
 
         return _checked(handler, check)
 
@@ -73,7 +73,7 @@ def _checked(handler: Handler, check: Check) -> Handler:
     if inspect.isasyncgenfunction(inner):
 
         async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
-            await check(context)
+            await check(request, context)
             # Closed with the call, not when somebody collects it: a caller that is gone frees its place at once.
             async with contextlib.aclosing(inner(request, context)) as responses:
                 async for response in responses:
@@ -83,7 +83,7 @@ def _checked(handler: Handler, check: Check) -> Handler:
     else:
 
         async def run(request: Any, context: Context) -> Any:
-            await check(context)
+            await check(request, context)
             return await inner(request, context)
 
         wrapped = run

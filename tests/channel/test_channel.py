@@ -22,6 +22,7 @@ from forebay_channel import (
     addresses,
     connected,
     open_channel,
+    refusal,
 )
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc, view_pb2, view_pb2_grpc
 
@@ -243,6 +244,39 @@ async def test_streams_both_ways_pass_a_guard(authority: Authority, tmp_path: Pa
             assert await call.read() is grpc.aio.EOF
     finally:
         await server.stop(None)
+
+
+async def test_a_stream_is_refused_once_its_first_message_is_in(
+    authority: Authority, server: Identity, tmp_path: Path
+) -> None:
+    """A write that meets a call already ended would hide from the caller why it was (grpc/grpc#36066)."""
+    worker = authority.identity(tmp_path / "worker", Role.WORKER)
+    async with (
+        serving("127.0.0.1:0", server) as (target, _),
+        open_channel(target, (), identity=worker, role=Role.OPERATOR) as channel,
+    ):
+        await channel.channel_ready()
+        call = demand_pb2_grpc.DemandStub(channel).Report()
+        code = asyncio.ensure_future(call.code())
+        await asyncio.wait((code,), timeout=0.3)
+        assert not code.done()
+        await call.write(demand_pb2.DemandReport())
+        assert await code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_stream_that_says_nothing_is_refused_all_the_same(
+    authority: Authority, server: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusal, "HEARING_SECONDS", 0.05)
+    worker = authority.identity(tmp_path / "worker", Role.WORKER)
+    async with (
+        serving("127.0.0.1:0", server) as (target, _),
+        open_channel(target, (), identity=worker, role=Role.OPERATOR) as channel,
+    ):
+        silent, over = (demand_pb2_grpc.DemandStub(channel).Report() for _ in range(2))
+        await over.done_writing()
+        for call in (silent, over):
+            assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_caller_that_goes_ends_the_guarded_call(authority: Authority, server: Identity, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import grpc
 import torch
 
-from forebay_channel import Identity, InvalidIdentity, Role, open_channel
+from forebay_channel import Identity, InvalidIdentity, Role, open_channel, refuse
 from forebay_wire.v1 import stage_pb2, stage_pb2_grpc
 from forebay_worker.frame import Assembly, HopLost, bytes_of, pieces
 from forebay_worker.hop_inbound import Inbound, Visit
@@ -167,13 +167,13 @@ class StageService(stage_pb2_grpc.StageServicer):
         self._inbound = inbound
         self._pace = pace
 
-    async def Run(self, _: object, context: Context) -> None:
+    async def Run(self, requests: object, context: Context) -> None:
         loop = asyncio.get_running_loop()
         dismissed = asyncio.Event()
         try:
             visit = self._inbound.enter(lambda: _tell(loop, dismissed))
         except HopLost as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            await refuse(requests, context, grpc.StatusCode.UNAVAILABLE, str(error))
         reading = asyncio.create_task(self._read(visit, context))
         over = asyncio.Event()
         beating = asyncio.create_task(self._beat(context, over))
