@@ -131,10 +131,6 @@ def test_memory_that_nobody_wrote_is_never_read(tiny: Tiny) -> None:
     assert pipeline.step(slices, range(4)).isfinite().all()
 
 
-class Layer:
-    layer_idx = 0
-
-
 @pytest.mark.parametrize("window", [None, 6])
 def test_decoding_together_is_decoding_one_by_one(window: int | None) -> None:
     """What a GPU does in one launch, on poisoned memory, beside what the CPU does slice by slice."""
@@ -149,12 +145,12 @@ def test_decoding_together_is_decoding_one_by_one(window: int | None) -> None:
         generator.manual_seed(3)
         for slices in (history, mixed, [Slice(11, 1, blocks[0]), Slice(2, 2, blocks[1]), Slice(7, 1, blocks[3])]):
             tokens = sum(part.length for part in slices)
-            query = torch.randn(1, 6, tokens, 8, generator=generator)
-            key, value = torch.randn(2, 1, 2, tokens, 8, generator=generator)
+            query = torch.randn(tokens, 6, 8, generator=generator)
+            key, value = torch.randn(2, tokens, 2, 8, generator=generator)
             step = Step(positions(slices, CPU), slices, store, gather=gather)
-            answer, _ = attend(Layer(), query, key, value, None, forebay_step=step, sliding_window=window)
+            answer = attend(query, key, value, 0, None, window, step)
         answers.append(answer)
-    assert answers[0].shape == (1, 4, 6, 8)
+    assert answers[0].shape == (4, 6, 8)
     for answer in answers[1:]:
         torch.testing.assert_close(answers[0], answer)
 

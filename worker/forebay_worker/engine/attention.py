@@ -93,6 +93,7 @@ class Step:
     gather: Gather | None = None  # None: what suits the device
     slots: torch.Tensor = field(init=False)  # [T], where the new keys and values go
     _end: int = field(init=False)
+    _turn: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
     _layouts: dict[int | None, _Layout] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,6 +107,20 @@ class Step:
             raise ValueError(f"{len(self.positions)} positions for {len(slots)} tokens of {len(self.slices)} slices")
         self.slots = torch.tensor(slots, device=self.positions.device)
         self._end = max(part.start + part.length for part in self.slices)
+
+    def turned(self, heads: torch.Tensor) -> torch.Tensor:
+        """``heads`` [T, n, rotary dims], each rotated by its token's position:
+
+            x · cos + (−x₂, x₁) · sin  =  x · cos + (x₂, x₁) · (−sin, sin)
+
+        which takes four calls for transformers' seven and rounds alike in every dtype."""
+        if self._turn is None:
+            assert self.rotary is not None, "this model does not rotate"
+            cosines, sines = (each[0].unsqueeze(1) for each in self.rotary)
+            half = sines.shape[-1] // 2
+            self._turn = cosines, torch.cat((-sines[..., :half], sines[..., half:]), -1)
+        cosines, signed = self._turn
+        return heads * cosines + heads.roll(heads.shape[-1] // 2, -1) * signed
 
     def layout(self, window: int | None) -> _Layout:
         """How slices meet their keys in layers where a token sees the last ``window`` tokens, itself included."""
@@ -124,7 +139,7 @@ def positions(slices: Sequence[Slice], device: torch.device) -> torch.Tensor:
     return torch.tensor(flat, device=device)
 
 
-def attend(
+def interface(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -136,28 +151,42 @@ def attend(
     sliding_window: int | None = None,
     **_others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """``query`` [1, heads, T, head_dim], ``key`` and ``value`` [1, kv_heads, T, head_dim] ▸ [1, T, heads, head_dim]."""
-    layer: int = module.layer_idx
-    kv = forebay_step.kv
-    kv.write(layer, forebay_step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    """``attend`` as transformers calls it: ``query`` [1, heads, T, head_dim], ``key`` and ``value`` [1, kv_heads, T,
+    head_dim] ▸ [1, T, heads, head_dim]."""
+    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    return attend(query, key, value, module.layer_idx, scaling, sliding_window, forebay_step)[None], None
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: int,
+    scaling: float | None,
+    window: int | None,
+    step: Step,
+) -> torch.Tensor:
+    """``query`` [T, heads, head_dim], ``key`` and ``value`` [T, kv_heads, head_dim], which are kept ▸ the shape of
+    ``query``."""
+    kv = step.kv
+    kv.write(layer, step.slots, key, value)
     keys, values = kv.layer(layer)
-    _, heads, tokens, head_dim = query.shape
-    group = heads // kv.kv_heads
-    layout = forebay_step.layout(sliding_window)
-    grouped = query[0].transpose(0, 1).reshape(tokens, kv.kv_heads, group, head_dim)
+    tokens, heads, head_dim = query.shape
+    layout = step.layout(window)
+    grouped = query.reshape(tokens, kv.kv_heads, heads // kv.kv_heads, head_dim)
     if len(layout.parts) == tokens:
         alone = _multiplied if query.device.type == "cpu" and query.dtype == torch.float32 else _attended
         answers = [
             alone(row, *_seen(part, keys, values), scaling)
             for part, row in zip(layout.parts, grouped.unbind(0), strict=True)
         ]
-        return (torch.cat(answers) if tokens > 1 else answers[0]).view(1, tokens, heads, head_dim), None
+        return (torch.cat(answers) if tokens > 1 else answers[0]).view(tokens, heads, head_dim)
     answer = torch.empty_like(grouped)
     for decodes in layout.decodes:
         answer[decodes.rows] = _decode(decodes, grouped, keys, values, scaling)
     for part in layout.parts:
         answer[part.rows] = _prefill(part, grouped[part.rows], keys, values, scaling)
-    return answer.view(1, tokens, heads, head_dim), None
+    return answer.view(tokens, heads, head_dim)
 
 
 def _multiplied(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None) -> torch.Tensor:
@@ -285,4 +314,4 @@ def _decodes(slices: Sequence[Slice], rows: torch.Tensor, block_tokens: int, win
     return _Decodes(rows, slots.flatten(), mask)
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NAME, interface)

@@ -1,7 +1,8 @@
-"""A model without weights: transformers' modules on the meta device but for `linear`, `norm`; filled, emptied by unit.
+"""A model without weights: transformers' modules on the meta device, but for what `linear`, `norm` and `heads` replace.
 
-Built in the zygote before the fork, where no parallel operation may run; used in workers after it. May not live here:
-anything about one architecture (see ``registry``), and when which unit comes or goes.
+Filled and emptied unit by unit. Built in the zygote before the fork, where no parallel operation may run; used in
+workers after it. May not live here: anything about one architecture (see ``registry``), and when which unit comes or
+goes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from forebay_worker.engine import attention
 from forebay_worker.engine.attention import Slice, Step
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import Checkpoint
+from forebay_worker.model.heads import replace_heads
 from forebay_worker.model.linear import replace_linears
 from forebay_worker.model.norm import replace_norms
 
@@ -80,6 +82,7 @@ class Skeleton:
             model: torch.nn.Module = auto.from_config(config, attn_implementation=attention.NAME)
             replace_linears(model)
             replace_norms(model)
+            replace_heads(model)
         rotary = checkpoint.architecture.rotary
         if rotary:
             # Its frequencies are in no file: computed anew, for real.
