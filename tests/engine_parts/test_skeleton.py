@@ -32,14 +32,14 @@ def test_filled_by_the_very_tensors_and_emptied_again(family: str, tiny: Tiny) -
         assert {weight.data_ptr() for weight in placed if weight is not None} == {
             tensor.data_ptr() for tensor in tensors.values()
         }
-    modules = [skeleton._tokens, *skeleton._decoders, skeleton._norm, skeleton._head]
-    modules += [module for module in (skeleton._positions, skeleton._rotary) if module is not None]
+    modules = {place.module for unit in skeleton._places for places in unit.values() for place in places}
+    modules |= {skeleton._rotary} - {None}
     everything = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     assert all(tensor.device.type == "cpu" and not tensor.requires_grad for tensor in everything)
     assert skeleton.resident == set(range(skeleton.layers + 2))
     skeleton.clear(1)
     skeleton.clear(1)
-    assert all(weight.is_meta for weight in skeleton._decoders[0].parameters())
+    assert all(place.module._parameters[place.attribute].is_meta for (place,) in skeleton._places[1].values())
     with pytest.raises(NotResident, match="unit 1 is not resident"):
         skeleton.layer(0, torch.zeros(1, 1, skeleton.hidden_size), None)  # type: ignore[arg-type]
 

@@ -25,7 +25,9 @@ class Linear(torch.nn.Linear):
         other = hidden.is_cuda or hidden.dtype != torch.float32
         rows = 0 if other else hidden.shape[:-1].numel()
         if rows not in TURNED_ROWS:
-            return linear(hidden, self.weight, self.bias)
+            weight = self._parameters["weight"]  # without the detour of a module's attributes
+            assert weight is not None
+            return linear(hidden, weight, self._parameters["bias"])
         columns = hidden.reshape(rows, -1).t()
         answer = hidden.new_empty(rows, self.out_features)
         for piece, place in zip(self.weight.split(PIECE_HEIGHT), answer.split(PIECE_HEIGHT, 1), strict=True):

@@ -1,4 +1,4 @@
-"""A model without weights: transformers' modules on the meta device, but for what `linear`, `norm` and `heads` replace.
+"""A model without weights: transformers' modules on the meta device, but for what `linear` and `norm` replace.
 
 Filled and emptied unit by unit. Built in the zygote before the fork, where no parallel operation may run; used in
 workers after it. May not live here: anything about one architecture (see ``registry``), and when which unit comes or
@@ -21,7 +21,7 @@ from forebay_worker.engine import attention
 from forebay_worker.engine.attention import Slice, Step
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import Checkpoint
-from forebay_worker.model.heads import replace_heads
+from forebay_worker.model import block
 from forebay_worker.model.linear import replace_linears
 from forebay_worker.model.norm import replace_norms
 
@@ -61,9 +61,7 @@ class Skeleton:
         self.resident: set[int] = set()
         self._tokens = model.get_submodule(paths.embedding)
         self._positions = model.get_submodule(paths.positions) if paths.positions else None
-        self._decoders: list[torch.nn.Module] = [
-            model.get_submodule(f"{paths.layers}.{index}") for index in range(dims.layers)
-        ]
+        self._layers = [block.layer(model.get_submodule(f"{paths.layers}.{index}")) for index in range(dims.layers)]
         self._norm = model.get_submodule(paths.norm)
         self._head = model.get_submodule(paths.head)
         self._rotary = model.get_submodule(paths.rotary) if paths.rotary else None
@@ -82,7 +80,6 @@ class Skeleton:
             model: torch.nn.Module = auto.from_config(config, attn_implementation=attention.NAME)
             replace_linears(model)
             replace_norms(model)
-            replace_heads(model)
         rotary = checkpoint.architecture.rotary
         if rotary:
             # Its frequencies are in no file: computed anew, for real.
@@ -154,10 +151,7 @@ class Skeleton:
     def layer(self, index: int, hidden: torch.Tensor, context: Step) -> torch.Tensor:
         """Decoder layer ``index`` (unit ``index`` + 1): ``hidden`` [1, T, hidden] ▸ the same. Raises NotResident."""
         self._need(index + 1)
-        output: torch.Tensor = self._decoders[index](
-            hidden, attention_mask=None, position_embeddings=context.rotary, forebay_step=context
-        )
-        return output
+        return self._layers[index](hidden[0], context)[None]
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Heads in fewer calls: transformers' numbers to the last bit, in each family that has them."""
+"""Layers written out: transformers' numbers to the last bit, in each family that has such."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from engine_parts.local_pipeline import CPU, Slice, weights
 from forebay_worker.engine.attention import positions
 from forebay_worker.engine.kv import KvStore
 from forebay_worker.load.checkpoint import open_checkpoint
-from forebay_worker.model import skeleton
-from forebay_worker.model.heads import WINDOWS, Heads
+from forebay_worker.model import block, skeleton
 
 OURS = {"llama", "mistral", "qwen2", "qwen3"}
 STEPS = (
@@ -49,14 +48,14 @@ def test_equal_to_transformers(
     family: str, dtype: str, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = outputs(tiny(family), dtype)
-    monkeypatch.setattr(skeleton, "replace_heads", lambda _: None)
+    monkeypatch.setattr(block, "layer", block._called)
     for index, (one, other) in enumerate(zip(ours, outputs(tiny(family), dtype), strict=True)):
         assert torch.equal(one, other), f"layer output {index}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_where_ours_stand(family: str, tiny: Callable[[str], Path]) -> None:
+def test_which_are_written_out(family: str, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[torch.nn.Module] = []
+    monkeypatch.setattr(block, "_called", called.append)
     built = skeleton.Skeleton.build(open_checkpoint(f"file://{tiny(family)}", "auto"))
-    found = {type(module).__name__ for layer in built._decoders for module in layer.modules()}
-    assert (Heads.__name__ in found) is (family in OURS)
-    assert not found & WINDOWS.keys()
+    assert len(called) == (0 if family in OURS else built.layers)
