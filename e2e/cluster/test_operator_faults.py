@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.asking import answering
+from cluster.asking import PROMPT, TOKENS, answering
 from cluster.installed import Installed
 from cluster.killing import halt, kill
 from testbed.cluster import Cluster
@@ -42,10 +44,24 @@ async def test_the_operator_is_killed(bed: Cluster, forebay: Installed, real: Re
     before = forebay.identities("worker")
     async with answering(forebay, "survivor", real) as (answer,):
         await answer.reaches(pieces)
+        leader = forebay.leader()
         kill(forebay.leading())
+    await asyncio.to_thread(new_leader, forebay, leader, TAKE_OVER + LOOK)
     await asyncio.to_thread(forebay.settled, "operator", 2)
+    await asyncio.to_thread(decided_on, forebay, "survivor")
     assert forebay.identities("worker") == before
     assert not told(forebay, "survivor", "ScaledToZero"), "who has heard of no worker yet takes nobody for idle"
+
+
+def decided_on(forebay: Installed, name: str) -> None:
+    """Return once the operator that acts now has made a pass over this function."""
+    changed = {"spec": {"timeoutSeconds": forebay.look(name)["spec"]["timeoutSeconds"] + 1}}
+    kube.kubectl("patch", "llmfn", name, "-n", forebay.home, "--type=merge", "-p", json.dumps(changed))
+    kube.until(
+        lambda: forebay.look(name),
+        lambda body: body["status"]["observedGeneration"] == body["metadata"]["generation"],
+        f"{name} is looked at",
+    )
 
 
 def told(forebay: Installed, name: str, reason: str) -> list[str]:
@@ -60,6 +76,7 @@ async def test_the_operator_is_killed_while_a_request_is_held(
     """At zero. It stands still before the request comes: else it would have planned before it is killed."""
     await ready(forebay, "waiting")
     before = forebay.identities("worker")
+    real.answer(PROMPT, TOKENS, chat=False)  # what is expected, worked out before the lease runs
     leading = forebay.leading()
     halt(leading)
     async with answering(forebay, "waiting", real) as (answer,):
@@ -161,6 +178,7 @@ def stoppable(bed: Cluster) -> Iterator[Cluster]:
     are told to, and they reach the API server again soon after it was away: until a proxy hears that it is back, their
     calls are rejected."""
     yield bed
+    ended = datetime.now(UTC)
     places = (bed.control, *bed.nodes)
     names = ["kube-controller-manager", "kube-scheduler", *(f"{place.name}/kube-proxy" for place in places)]
     for name in (*names, *(f"{node.name}/kubelet" for node in bed.nodes)):
@@ -170,7 +188,13 @@ def stoppable(bed: Cluster) -> Iterator[Cluster]:
     for place in places:
         wait_for_proxy(place)
     for node in bed.nodes:
+        kube.until(lambda name=node.name: renewed(name), lambda when: when > ended, f"the new kubelet of {node.name}")
         node.wait()
+
+
+def renewed(node: str) -> datetime:
+    """When a kubelet last reached the API server."""
+    return datetime.fromisoformat(kube.get("lease", node, "kube-node-lease")["spec"]["renewTime"])
 
 
 async def test_the_api_server_stops_for_a_minute(stoppable: Cluster, forebay: Installed, real: Reference) -> None:

@@ -16,11 +16,12 @@ async def refuse(
     request: Any, context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, details: str
 ) -> NoReturn:
     """End the call with this status. ``request`` is what the handler was given: the message, or the iterator of a
-    caller that streams; of that one the first message is awaited, at most ``HEARING_SECONDS``. A Python caller whose
-    first write meets a call that has ended would overwrite the status with an INTERNAL of its own and never learn what
-    was wrong (grpc/grpc#36066)."""
+    caller that streams; of that one the first message is awaited, at most ``HEARING_SECONDS``, and whatever it is. A
+    Python caller whose first write meets a call that has ended would overwrite the status with an INTERNAL of its own
+    and never learn what was wrong (grpc/grpc#36066)."""
     if isinstance(request, AsyncIterator):
-        with contextlib.suppress(TimeoutError, StopAsyncIteration):
+        # Whatever reading raises, a message that is none included: the caller is refused all the same.
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(HEARING_SECONDS):
                 await anext(request)
     await context.abort(code, details)

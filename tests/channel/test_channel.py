@@ -264,7 +264,7 @@ async def test_a_stream_is_refused_once_its_first_message_is_in(
         assert await code is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_stream_that_says_nothing_is_refused_all_the_same(
+async def test_a_stream_that_says_nothing_or_nonsense_is_refused_all_the_same(
     authority: Authority, server: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusal, "HEARING_SECONDS", 0.05)
@@ -275,7 +275,9 @@ async def test_a_stream_that_says_nothing_is_refused_all_the_same(
     ):
         silent, over = (demand_pb2_grpc.DemandStub(channel).Report() for _ in range(2))
         await over.done_writing()
-        for call in (silent, over):
+        garbled = channel.stream_stream(f"/{DEMAND}/Report")()
+        await garbled.write(b"\xff\xff\xff")
+        for call in (silent, over, garbled):
             assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
 
 

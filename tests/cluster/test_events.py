@@ -170,6 +170,14 @@ def test_who_has_no_worker_left_was_not_scaled_to_zero() -> None:
     ]
 
 
+def test_who_waits_again_is_told_of_again() -> None:
+    heard = Heard()
+    waits = outcome(State.QUEUED)
+    assert reasons(heard.tell(waits, waits, UNHEARD, waits)) == ["RequestsWaiting"] * 2
+    begun = Heard(stored={"state": "Queued"}, began=NOW)
+    assert begun.tell(UNHEARD, waits) == []
+
+
 def test_a_failure_is_over_once_the_model_was_found() -> None:
     heard = Heard()
     assert reasons(heard.tell(failed(), failed(), LOOKING, failed())) == ["ArtifactNotFound"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engine.rig import Rig, greedy, opened, until
+from forebay_worker import probe
 from forebay_worker.formation import Probe
 from forebay_worker.model.skeleton import Skeleton
 
@@ -56,6 +57,7 @@ def test_waiting_for_a_core_is_not_computing(rig: Rig, tiny: Tiny, monkeypatch: 
         return compute(*given)
 
     monkeypatch.setattr(Skeleton, "layer", late)
+    monkeypatch.setattr(probe, "SECONDS", 10.0)  # for all sizes by one thread, however busy the machine is
     node = rig.node()
     node.prepare(tiny("llama"))
     probes: list[Probe] = []

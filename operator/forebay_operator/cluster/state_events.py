@@ -35,9 +35,11 @@ class Phase:
     def following(self, status: FunctionStatus, *, settled: bool) -> Phase:
         """What there is to tell now. That nothing runs is told of what could be called, and by an operator that has
         ``settled``: until then workers may only not have come back to it, and a model that is looked at anew may fail
-        again."""
-        if status.state is State.IDLE and self.state and not (settled and status.reason == Reason.READY):
-            return self
+        again. Who waited for workers and gave up is told of when it waits again."""
+        if status.state is State.IDLE and self.state:
+            tells = status.reason == Reason.READY or self.state == State.QUEUED
+            if not (settled and tells):
+                return self
         failed = status.state is State.FAILED
         found = Phase(status.state.value, (status.reason, _generation(status)) if failed else NO_FAILURE)
         return self if found == self else found

@@ -77,7 +77,9 @@ class Skeleton:
         config = CONFIG_MAPPING[checkpoint.architecture.family].from_dict(dict(checkpoint.config))
         with torch.device("meta"), no_init_weights():
             auto: Any = AutoModelForCausalLM  # untyped
-            model: torch.nn.Module = auto.from_config(config, attn_implementation=attention.NAME)
+            # What config.json calls its dtype is neither what files hold nor what was asked for.
+            dtype = getattr(torch, checkpoint.model.dtype)
+            model: torch.nn.Module = auto.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
             replace_linears(model)
             replace_norms(model)
         rotary = checkpoint.architecture.rotary
