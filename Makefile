@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-pure test-waiting test-gpu lint proto bench testbed cluster \
-	e2e e2e-apiserver e2e-measured e2e-faults clean
+	e2e e2e-apiserver e2e-card e2e-measured e2e-faults clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,9 +42,14 @@ test-pure: setup
 	nice $(PYTEST) -q -m sweep tests/deciding
 	nice $(PYTEST) -q $(PURE)
 
-test-gpu: setup ## the checks that need a CUDA device; says so and skips where there is none
+# What a card may get wrong though the CPU is right: bytes, tokens, what stays parked, what a death leaves behind.
+ON_CARD := tests/loading/test_loader.py \
+	$(addprefix tests/engine/test_,faults.py loading_front.py probe.py reform.py requests.py same_tokens.py)
+WHOLE_ON_CARD := $(addprefix tests/local/test_,cold_start.py stages.py tokens.py while_loading.py)
+
+test-gpu: setup ## the checks of bytes, tokens and deaths on a CUDA device, and its bandwidth; says so and skips where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-		$(BIN)/python -m pytest -m gpu -s e2e/gpu; \
+		FOREBAY_TEST_DEVICE=cuda $(PYTEST) -q -s $(ON_CARD) $(WHOLE_ON_CARD) e2e/gpu; \
 	else \
 		echo "test-gpu: torch finds no CUDA device here: skipped"; \
 	fi
@@ -75,14 +80,19 @@ ifdef FOREBAY_E2E_KUBECONFIG
 e2e: setup
 	$(IN_CLUSTER)
 else
-e2e: testbed ## tests with a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
-	+@$(BESIDE) e2e-apiserver e2e-measured
+e2e: testbed ## tests with an emulated card, a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
+	+@$(BESIDE) e2e-apiserver e2e-measured e2e-card
 	$(PYTEST) -q --durations=5 $(SCRAPED)
 	$(IN_CLUSTER)
 endif
 
 e2e-apiserver: setup
 	nice $(PYTEST) -q --durations=5 -m "not fault" e2e/apiserver
+
+# One whole system; all that test-gpu runs takes eight minutes here.
+e2e-card: setup ## what test-gpu checks, on the emulated card of e2e/gpu/emulated
+	PYTHONPATH=$(CURDIR)/e2e/gpu/emulated FOREBAY_TEST_DEVICE=cuda \
+		$(PYTEST) -q --durations=5 $(ON_CARD) tests/local/test_cold_start.py
 
 e2e-measured: setup
 	$(PYTEST) -q --durations=5 $(MEASURED)

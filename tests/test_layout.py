@@ -97,7 +97,7 @@ def test_generated_code_is_what_protoc_makes_now(tmp_path: Path) -> None:
     "target",
     [
         *("help", "setup", "demo", "up", "test", "test-gpu", "lint", "proto", "bench", "testbed", "cluster", "e2e"),
-        *("e2e-faults", "clean"),
+        *("e2e-card", "e2e-faults", "clean"),
     ],
 )
 def test_make_explains_its_targets(target: str) -> None:

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from device import of_one_thread
 from forebay_api.model import Epoch, Stage
 from forebay_channel import Identity, add_port
 from forebay_wire.v1 import stage_pb2_grpc
@@ -104,7 +105,7 @@ class HeldLoader:
             tensors = {}
             for part in checkpoint.tensors[unit]:
                 with safe_open(part.file, "pt") as file:
-                    tensors[part.name] = file.get_tensor(part.name)
+                    tensors[part.name] = file.get_tensor(part.name).to(self._device.torch_device)
             size = checkpoint.model.units[unit].resident_bytes
             reservation = self._device.memory.reserve(checkpoint.model.backbone, size)
             self.executor.landed(Landed(checkpoint.model.backbone, unit, tensors, reservation))
@@ -115,7 +116,7 @@ class HeldLoader:
         self.rows_asked.append((table, tuple(ids)))
         part = checkpoint.tables[table]
         with safe_open(part.file, "pt") as file:
-            rows = file.get_tensor(part.name)[list(ids)]
+            rows = file.get_tensor(part.name)[list(ids)].to(self._device.torch_device)
         if self.rows_held:
             self._waiting.append(lambda: done(rows))
         else:
@@ -165,7 +166,7 @@ class Node:
         identity: Identity | None = None,
     ) -> None:
         self.name = f"w{next(names)}"
-        self.device = replace(Device.open("cpu", memory, 0), threads=1)  # several share the machine
+        self.device = of_one_thread(memory)
         self.loader = HeldLoader(self.device)
         self.hops = Hops(
             lambda frame, tensor: self.executor.step(frame, tensor),

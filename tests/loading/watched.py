@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from forebay_worker.device import Device, Memory
+from device import of_one_thread
 from forebay_worker.load.checkpoint import Checkpoint
 from forebay_worker.load.link import Link
 from forebay_worker.load.stream import Landed, Loader
@@ -19,8 +19,7 @@ class Watched:
     """A loader and what it has said so far."""
 
     def __init__(self, memory_bytes: int = 1 << 30, link: Link | None = None) -> None:
-        cpu = torch.device("cpu")
-        self.device = Device("cpu", cpu, "cpu", "here/cpu", Memory(memory_bytes), ("here/cpu0",), threads=1)
+        self.device = of_one_thread(memory_bytes)
         self.landed: list[Landed] = []
         self.failed: list[tuple[str, Exception]] = []
         self._said = threading.Condition()
@@ -43,18 +42,23 @@ class Watched:
             assert self._said.wait_for(condition, DEADLINE), (self.landed, self.failed)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        """Hold all of it and return every tensor that landed."""
+        """Hold all of it and return every tensor that landed, on the host."""
         order = range(len(checkpoint.tensors))
         self.loader.hold(checkpoint, order, 0)
         self.until(lambda: len(self.landed) >= len(order))
-        return {name: tensor for landed in self.landed for name, tensor in landed.tensors.items()}
+        found: dict[str, torch.Tensor] = {}
+        for landed in self.landed:
+            if landed.event is not None:
+                landed.event.synchronize()
+            found |= {name: tensor.cpu() for name, tensor in landed.tensors.items()}
+        return found
 
     def rows(self, checkpoint: Checkpoint, table: str, ids: list[int]) -> torch.Tensor:
         found: list[torch.Tensor] = []
         done = threading.Event()
         self.loader.rows(checkpoint, table, ids, lambda rows: (found.append(rows), done.set()))  # type: ignore[func-returns-value]
         assert done.wait(DEADLINE)
-        return found[0]
+        return found[0].cpu()
 
     @property
     def units(self) -> list[int]:

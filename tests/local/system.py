@@ -21,6 +21,7 @@ import openai
 import psutil
 import yaml
 
+from device import KIND
 from forebay_cli import view
 from forebay_cli.state import NothingRuns, State
 
@@ -180,7 +181,7 @@ def running(
     *,
     workers: int = 4,
     link_rate: str | None = None,
-    device: str = "cpu",
+    device: str = KIND,
     more: tuple[str, ...] = (),
     script: Path | None = None,
 ) -> Iterator[System]:

@@ -89,10 +89,10 @@ async def test_all_replicas_wanted_means_every_byte_once_per_holder(system: Syst
     write(file, function("smollm2", smollm2, **spec(minReplicas=4)))
     seen = await system.until(
         lambda seen: (
-            sum(len(pipeline["stages"]) == 1 for pipeline in seen["pipelines"]) == 4 and len(seen["pipelines"]) == 4
+            [len(pipeline["stages"]) for pipeline in seen["pipelines"]] == [1] * 4
+            and seen["functions"][0]["ready"] == 4
         ),
         "four full replicas",
     )
     total = seen["models"][0]["totalBytes"]
     assert [worker["bytesRead"] - before[worker["name"]] for worker in seen["workers"]] == [total] * 4
-    assert seen["functions"][0]["ready"] == 4

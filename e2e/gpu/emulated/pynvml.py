@@ -1,0 +1,56 @@
+"""NVIDIA's management library, as far as Forebay asks it, of a machine with the emulated card."""
+
+from __future__ import annotations
+
+import time
+
+NAME = "emulated card"
+UUID = "00000000-0000-0000-0000-000000000001"
+
+nvmlEventTypeXidCriticalError = 8
+nvmlEventTypeDoubleBitEccError = 2
+
+
+class NVMLError(Exception):
+    pass
+
+
+class NVMLError_Timeout(NVMLError):
+    pass
+
+
+def nvmlInit() -> None: ...
+def nvmlShutdown() -> None: ...
+def nvmlDeviceGetCount() -> int:
+    return 1
+
+
+def nvmlDeviceGetHandleByIndex(index: int) -> int:
+    return index
+
+
+def nvmlDeviceGetHandleByUUID(uuid: str) -> int:
+    return 0
+
+
+def nvmlDeviceGetUUID(card: int) -> str:
+    return f"GPU-{UUID}"
+
+
+def nvmlDeviceGetName(card: int) -> str:
+    return NAME
+
+
+def nvmlDeviceGetSupportedEventTypes(card: int) -> int:
+    return nvmlEventTypeXidCriticalError
+
+
+def nvmlEventSetCreate() -> int:
+    return 0
+
+
+def nvmlDeviceRegisterEvents(card: int, types: int, events: int) -> None: ...
+def nvmlEventSetFree(events: int) -> None: ...
+def nvmlEventSetWait(events: int, milliseconds: int) -> None:
+    time.sleep(milliseconds / 1000)
+    raise NVMLError_Timeout
