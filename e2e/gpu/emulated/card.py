@@ -1,10 +1,11 @@
-"""A CUDA card made of host memory, for machines without one: what torch lets a program see of a card, and no more.
+"""CUDA cards made of host memory, for machines without one: what torch lets a program see of cards, and no more.
 
     host tensor ──copy_──▶ OnCard(host tensor inside) ──operation──▶ OnCard ──cpu(), tolist()──▶ host tensor
 
 It shows what a CPU hides:
 
-- A tensor of the card and one of the host in one operation are an error, but for copies, numbers and indices.
+- Tensors of a card and of the host, or of two cards, in one operation are an error, but for copies, numbers and
+  indices.
 - A copy out of pinned memory on a stream of its own happens as late as CUDA allows: when somebody waits for it. A
   missing wait is then a wrong byte each time, where on a card it is one now and then.
 - Memory is not empty when it is given out: it holds no number.
@@ -23,12 +24,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from pynvml import NAME, UUID
+from pynvml import CARDS, NAME, TOTAL_BYTES, uuid
 from torch.utils._device import _device_constructors
 
 HOST = torch.device("cpu")
-CARD = torch.device("cuda", 0)
-TOTAL_BYTES = 8 << 30
 FILLED_BYTES = 64 << 20  # larger memory is left as the system gives it: a page is taken when it is written
 
 aten = torch.ops.aten
@@ -117,7 +116,7 @@ class OnCard(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, host: torch.Tensor) -> OnCard:
+    def __new__(cls, host: torch.Tensor, card: torch.device) -> OnCard:
         with torch.inference_mode(False):  # else nobody could look at a part of what was made outside of that mode
             made: OnCard = torch.Tensor._make_wrapper_subclass(
                 cls,
@@ -125,7 +124,7 @@ class OnCard(torch.Tensor):
                 strides=host.stride(),
                 storage_offset=host.storage_offset(),
                 dtype=host.dtype,
-                device=CARD,
+                device=card,
             )
         made.host = host
         return made
@@ -140,7 +139,7 @@ class OnCard(torch.Tensor):
         super().__setitem__(_told(index), value)
 
     def detach(self) -> OnCard:
-        return OnCard(self.host)  # torch's own fails in inference mode, for subclasses alone
+        return OnCard(self.host, self.device)  # torch's own fails in inference mode, for subclasses alone
 
     def __repr__(self) -> str:
         return f"OnCard({self.host!r})"
@@ -162,7 +161,7 @@ def _operate(func: Any, args: Any, kwargs: Any) -> Any:
         return _copy(*args, **kwargs)
     asked = _Asked(func)
     result = func(*[asked.inside(each) for each in args], **{name: asked.inside(each) for name, each in kwargs.items()})
-    return result if asked.target == HOST else _on_card(result)
+    return result if asked.target == HOST else _on_card(result, _card(asked.target or asked.card))
 
 
 class _Asked:
@@ -171,10 +170,14 @@ class _Asked:
     def __init__(self, func: Any) -> None:
         self._func = func
         self._strict = func not in MOVES and func not in INDEXED
+        self.card: torch.device | None = None  # where the tensors lie
         self.target: torch.device | None = None
 
     def inside(self, value: Any) -> Any:
         if isinstance(value, OnCard):
+            if self.card not in (None, value.device):
+                raise _apart(self._func, self.card, value.device)
+            self.card = value.device
             return value.host
         if isinstance(value, (list, tuple)):
             return [self.inside(each) for each in value]
@@ -182,17 +185,26 @@ class _Asked:
             self.target = value
             return HOST
         if self._strict and isinstance(value, torch.Tensor) and value.dim():
-            raise RuntimeError(
-                f"{self._func}: Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
-                "and cpu!"
-            )
+            raise _apart(self._func, HOST, "a card")
         return value
 
 
-def _on_card(result: Any) -> Any:
+def _apart(*about: object) -> RuntimeError:
+    func, one, other = about
+    return RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {one} and {other}!")
+
+
+def _card(device: torch.device | None) -> torch.device:
+    """With its number: that of the thread's own card, where none was said."""
+    if device is None or device.index is None:
+        return torch.device("cuda", getattr(_here, "card", 0))
+    return device
+
+
+def _on_card(result: Any, card: torch.device) -> Any:
     if isinstance(result, torch.Tensor):
-        return OnCard(result)
-    return type(result)(map(_on_card, result)) if isinstance(result, (list, tuple)) else result
+        return OnCard(result, card)
+    return type(result)(_on_card(each, card) for each in result) if isinstance(result, (list, tuple)) else result
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -223,16 +235,16 @@ def _tensor(data: Any, *, device: Any = None, **more: Any) -> torch.Tensor:
     return made if device is None else made.to(device)
 
 
-def _given(size: Any, dtype: Any = None, layout: Any = None, device: Any = None, *_: Any, **__: Any) -> OnCard:
-    return OnCard(_no_number(_host_empty(size, dtype=dtype)))
+def _given(size: Any, *, dtype: Any = None, device: Any = None, **_: Any) -> OnCard:
+    return OnCard(_no_number(_host_empty(size, dtype=dtype)), _card(device))
 
 
-def _given_strided(size: Any, stride: Any, dtype: Any = None, *_: Any, **__: Any) -> OnCard:
-    return OnCard(_no_number(torch.empty_strided(size, stride, dtype=dtype)))
+def _given_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = None, **_: Any) -> OnCard:
+    return OnCard(_no_number(torch.empty_strided(size, stride, dtype=dtype)), _card(device))
 
 
-def _range(*bounds: Any, dtype: Any = None, **_: Any) -> OnCard:
-    return OnCard(torch.arange(*bounds, dtype=dtype))
+def _range(*bounds: Any, dtype: Any = None, device: Any = None, **_: Any) -> OnCard:
+    return OnCard(torch.arange(*bounds, dtype=dtype), _card(device))
 
 
 def _no_number(memory: torch.Tensor) -> torch.Tensor:
@@ -242,7 +254,7 @@ def _no_number(memory: torch.Tensor) -> torch.Tensor:
 
 
 def install() -> None:
-    """Have this process's torch find the card. For processes that will not be told that it is emulated."""
+    """Have this process's torch find the cards. For processes that will not be told that it is emulated."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _given, "CUDA")
     library.impl("empty_strided", _given_strided, "CUDA")
@@ -250,12 +262,12 @@ def install() -> None:
         library.impl(overload, _range, "CUDA")
     _kept.append(library)
     torch._C._ensureCUDADeviceGuardSet()  # the guard of a card that is not here does nothing
-    properties = types.SimpleNamespace(name=NAME, uuid=UUID, total_memory=TOTAL_BYTES)
     for name, stand_in in {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "get_device_properties": lambda _=None: properties,
+        "device_count": lambda: CARDS,
+        "set_device": lambda index: setattr(_here, "card", index),
+        "get_device_properties": lambda index: types.SimpleNamespace(name=NAME, uuid=uuid(index)),
         "mem_get_info": lambda _=None: (TOTAL_BYTES, TOTAL_BYTES),
         "empty_cache": lambda: None,
         "Stream": Stream,

@@ -1,14 +1,19 @@
-"""NVIDIA's management library, as far as Forebay asks it, of a machine with the emulated card."""
+"""NVIDIA's management library, as far as Forebay asks it, of a machine with emulated cards."""
 
 from __future__ import annotations
 
 import time
 
 NAME = "emulated card"
-UUID = "00000000-0000-0000-0000-000000000001"
+CARDS = 2
+TOTAL_BYTES = 8 << 30
 
 nvmlEventTypeXidCriticalError = 8
 nvmlEventTypeDoubleBitEccError = 2
+
+
+def uuid(index: int) -> str:
+    return f"00000000-0000-0000-0000-00000000000{index}"
 
 
 class NVMLError(Exception):
@@ -22,7 +27,7 @@ class NVMLError_Timeout(NVMLError):
 def nvmlInit() -> None: ...
 def nvmlShutdown() -> None: ...
 def nvmlDeviceGetCount() -> int:
-    return 1
+    return CARDS
 
 
 def nvmlDeviceGetHandleByIndex(index: int) -> int:
@@ -30,11 +35,11 @@ def nvmlDeviceGetHandleByIndex(index: int) -> int:
 
 
 def nvmlDeviceGetHandleByUUID(uuid: str) -> int:
-    return 0
+    return int(uuid[-1])
 
 
 def nvmlDeviceGetUUID(card: int) -> str:
-    return f"GPU-{UUID}"
+    return f"GPU-{uuid(card)}"
 
 
 def nvmlDeviceGetName(card: int) -> str:
