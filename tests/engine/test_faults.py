@@ -13,13 +13,20 @@ from prometheus_client import REGISTRY
 
 from engine.rig import Rig, formations, formed, greedy, opened, until
 from forebay_api.model import Epoch
-from forebay_worker import stage
+from forebay_worker import segment, stage
 from forebay_worker.device import Device
 from forebay_worker.engine.blocks import BlockPool
 from forebay_worker.formation import FaultReason, Phase
 from forebay_worker.load.stream import Landed
 
 Tiny = Callable[[str], Path]
+
+
+def accelerator_error(message: str, code: int) -> torch.AcceleratorError:
+    """As torch raises it."""
+    error = torch.AcceleratorError(message)
+    error.error_code = code  # type: ignore[attr-defined]
+    return error
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,7 @@ Tiny = Callable[[str], Path]
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"), FaultReason.DEVICE_ERROR),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), FaultReason.DEVICE_ERROR),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), FaultReason.DEVICE_ERROR),
+        (accelerator_error("CUDA error: invalid configuration argument", 9), FaultReason.STEP_FAILED),
     ],
 )
 def test_a_step_that_raises_is_a_fault_of_its_pipeline_alone(
@@ -74,8 +82,17 @@ def test_a_backbone_that_computes_again_is_not_accused_any_more(
     assert not node.executor.faults()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        accelerator_error("CUDA error: out of memory", 2),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["the pool", "the driver", "a library"],
+)
 def test_a_step_that_finds_no_memory_ends_its_pipeline_and_accuses_nobody(
-    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     folder = tiny("llama")
     (node,), epoch = rig.pipeline(folder, 1)
@@ -88,7 +105,7 @@ def test_a_step_that_finds_no_memory_ends_its_pipeline_and_accuses_nobody(
     def too_much(*args: object) -> torch.Tensor:
         part = torch.zeros(8)
         activations.append(weakref.ref(part))
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(Device, "trim", trim)
     with monkeypatch.context() as full:
@@ -146,6 +163,22 @@ def test_a_sick_device_keeps_nobody_waiting_for_a_drop(rig: Rig, tiny: Tiny, mon
     until(lambda: gone, "the drop is answered")
     assert gone == [frozenset(range(6))]
     assert node.device.memory.used == 0
+    until(node.executor.faults, "the device is accused")
+    assert [fault.reason for fault in node.executor.faults()] == [FaultReason.DEVICE_ERROR]
+
+
+def test_a_pipeline_that_a_sick_device_cannot_form_accuses_it(
+    rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = rig.node()
+
+    def sticky(*about: object, **more: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(segment, "KvStore", sticky)
+    epoch = rig.form(tiny("llama"), [node])
+    until(lambda: formed(node, epoch, Phase.BROKEN) and node.executor.faults(), "both are reported")
+    assert [fault.reason for fault in node.executor.faults()] == [FaultReason.DEVICE_ERROR]
 
 
 def test_a_loader_that_is_gone_is_a_fault(rig: Rig) -> None:

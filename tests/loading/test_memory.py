@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay_worker import nvml
-from forebay_worker.device import CPU_SHARE, Device, DeviceError, Memory, OutOfMemory, Reservation, physical_bytes
+from forebay_worker.device import (
+    CONTEXT_BYTES,
+    CPU_SHARE,
+    Device,
+    DeviceError,
+    Memory,
+    OutOfMemory,
+    Reservation,
+    card_share,
+    physical_bytes,
+)
 
 
 def test_a_reservation_over_the_budget_changes_nothing() -> None:
@@ -74,6 +84,23 @@ def test_the_cpu_is_its_cores() -> None:
 
 def test_without_a_budget_workers_divide_a_share_of_the_machine() -> None:
     assert Device.open("cpu", None, 0, workers=4).memory.budget == int(physical_bytes() * CPU_SHARE) // 4
+
+
+GB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("free", "sharers", "limit", "budget"),
+    [
+        (78 * GB, 1, 78 * GB, 78 * GB * 9 // 10 + 1),  # a tenth for what a step needs beside it
+        (70 * GB, 4, 20 * GB - CONTEXT_BYTES, 20 * GB - CONTEXT_BYTES - (20 * GB - CONTEXT_BYTES) // 10),
+        (10 * GB, 4, 10 * GB, 9 * GB),  # somebody else has the rest
+        (5 * GB, 1, 5 * GB, 4 * GB),  # a gigabyte at least
+        (GB // 2, 1, GB // 2, 0),
+    ],
+)
+def test_a_card_is_divided_among_its_workers(free: int, sharers: int, limit: int, budget: int) -> None:
+    assert card_share(free, 80 * GB, sharers) == (limit, budget)
 
 
 @pytest.mark.skipif(bool(nvml.inventory()), reason="this machine has a GPU")

@@ -9,6 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import torch
+
+from forebay_worker.artifact.errors import INVALID_CHECKPOINT, CheckpointError
 from forebay_worker.device import Memory
 from forebay_worker.engine.request import Accepted, Ended, Event, Refused, TokenOut
 from forebay_worker.holdings import Holdings
@@ -71,6 +74,9 @@ class Recorded:
     def prepare(self, checkpoint: Any, skeleton: object, text: object) -> None:
         self.calls.append(("prepare", checkpoint.model.backbone))
 
+    def suspect(self, error: Exception) -> None:
+        self.calls.append(("suspect", str(error)))
+
     def landed(self, unit: Landed) -> None:
         self.calls.append(("landed", unit.unit))
 
@@ -114,6 +120,15 @@ async def test_a_unit_that_lands_after_all_was_dropped_gives_its_memory_back(tin
     assert not holdings.seen()
     holdings.landed(Landed(checkpoint.model.backbone, 1, {}, memory.reserve("test", 10)))
     assert memory.used == 0
+
+
+async def test_a_copy_that_the_driver_ends_accuses_the_device_and_a_file_does_not() -> None:
+    parts = Recorded()
+    holdings = Holdings(cast("Any", parts), cast("Any", parts), lambda: None)
+    holdings.failed("any", CheckpointError(INVALID_CHECKPOINT, "cut short"))
+    assert parts.calls == []
+    holdings.failed("any", torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    assert [name for name, _ in parts.calls] == ["suspect"]
 
 
 async def test_a_unit_that_nobody_uses_is_let_go_when_its_copy_has_ended() -> None:

@@ -15,13 +15,17 @@ import torch
 from forebay_worker import nvml
 from forebay_worker.memory import Memory, OutOfMemory, Reservation
 
-__all__ = ["Device", "DeviceError", "Memory", "OutOfMemory", "Reservation", "blames_device"]
+__all__ = ["Device", "DeviceError", "Memory", "OutOfMemory", "Reservation", "blames_device", "lacks_memory"]
 
 CPU_SHARE = 0.5  # of physical memory, for all workers of the machine together, when no budget is given
-CUDA_SHARE = 0.9  # of a card: the rest is for contexts, libraries and the activations of a step
+CONTEXT_BYTES = 600 << 20  # of a card, for each process on it: its context and the kernels it has loaded
+STEP_BYTES = 1 << 30  # at least, beside the budget: a step's activations, and what the pool holds in pieces too small
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DRIVER = re.compile(r"^(?:CUDA|CUDA driver|cuDNN) error: (?!CUBLAS_STATUS_(?:INVALID_VALUE|NOT_SUPPORTED)\b)")
 """How libraries of the driver begin what they say, but for complaints about what they were given."""
+NO_MEMORY = re.compile(r"\bCU[A-Z]+_STATUS_ALLOC_FAILED\b")
+NO_MEMORY_CODE = 2  # cudaErrorMemoryAllocation
+GIVEN_CODES = frozenset({1, 9, 98, 209})  # invalid value, configuration or function, no kernel for this card
 
 
 class DeviceError(Exception):
@@ -31,7 +35,7 @@ class DeviceError(Exception):
 @dataclass(frozen=True)
 class Device:
     """``compute`` names the resources that computing here uses: workers that share one take turns. ``threads`` is how
-    many CPU threads one operation may use."""
+    many CPU threads one operation may use. ``card`` is the whole card that a GPU is, or is a slice of."""
 
     kind: Literal["cpu", "cuda"]
     torch_device: torch.device
@@ -40,6 +44,7 @@ class Device:
     memory: Memory
     compute: tuple[str, ...]
     threads: int
+    card: str = ""
 
     @classmethod
     def open(
@@ -71,8 +76,12 @@ class Device:
 
     @classmethod
     def _open_cuda(cls, gpus: tuple[nvml.Gpu, ...], memory_bytes: int | None, index: int, workers: int) -> Device:
+        torch.cuda.init()  # before it cards are counted, not what CUDA sees of them
         visible = torch.cuda.device_count()
         ordinal = index % visible
+        torch.cuda.set_device(ordinal)
+        # It makes a plan for each length it has not seen, and keeps it: with every token there is a new one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         # CUDA_VISIBLE_DEVICES renumbers cards for torch, not for NVML: the uuid says which is which.
         properties = torch.cuda.get_device_properties(ordinal)
         uuid = f"GPU-{properties.uuid}"
@@ -80,16 +89,27 @@ class Device:
         sharers = -(-workers // visible)
         # Of what is opened here: a slice of a card (MIG) has its own memory, of which NVML's card knows nothing.
         free, total = torch.cuda.mem_get_info(ordinal)
-        share = int(min(free, total / sharers) * CUDA_SHARE)
+        limit, budget = card_share(free, total, sharers)
+        if memory_bytes is not None:
+            limit, budget = max(limit, memory_bytes + STEP_BYTES), memory_bytes
+        # There the pool gives back what it keeps, where neighbours on the card would find no memory.
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), ordinal)
         return cls(
             kind="cuda",
             torch_device=torch.device("cuda", ordinal),
             name=gpu.name or properties.name,
             uuid=uuid,
-            memory=Memory(share if memory_bytes is None else memory_bytes),
+            memory=Memory(budget),
             compute=(uuid,),
             threads=1,
+            card=gpu.uuid,
         )
+
+    def enter(self) -> None:
+        """To be called first by each thread that uses the device: CUDA's own choice is by thread, and is the first
+        card, where a worker of another one would leave a context."""
+        if self.kind == "cuda":
+            torch.cuda.set_device(self.torch_device)
 
     def arena(self, nbytes: int) -> torch.Tensor:
         """Uninitialised uint8 [nbytes] on the device. Goes back to the system with the last view of it (CPU), or
@@ -117,9 +137,28 @@ def physical_bytes() -> int:
     return min(machine, int(limit)) if limit.isdigit() else machine
 
 
+def card_share(free: int, total: int, sharers: int) -> tuple[int, int]:
+    """Bytes of a card for one of ``sharers`` processes: what its tensors may take at most, and the ledger's budget.
+    ``free`` is what is left beside its own context."""
+    limit = max(0, min(free, total // sharers - (CONTEXT_BYTES if sharers > 1 else 0)))
+    return limit, max(0, limit - max(limit // 10, STEP_BYTES))
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a device had no memory for what was computed, be it the pool, the driver or a library that says so."""
+    code = getattr(error, "error_code", None) if isinstance(error, torch.AcceleratorError) else None
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or code == NO_MEMORY_CODE
+        or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None)
+    )
+
+
 def blames_device(error: Exception) -> bool:
     """Whether the driver says so, a device-side assert included: after it nothing computes in this process. Anything
     else that computing raises comes of the model or of our own code, and would on any device."""
+    if lacks_memory(error):
+        return False
     if isinstance(error, torch.AcceleratorError):
-        return True
+        return getattr(error, "error_code", None) not in GIVEN_CODES
     return isinstance(error, RuntimeError) and DRIVER.search(str(error)) is not None

@@ -16,7 +16,7 @@ import structlog
 
 from forebay_worker import process
 from forebay_worker.checkpoints import Ref
-from forebay_worker.device import OutOfMemory
+from forebay_worker.device import OutOfMemory, blames_device
 from forebay_worker.load.checkpoint import Checkpoint, CheckpointError
 from forebay_worker.load.stream import Landed, Loader
 from forebay_worker.shelf import Parts
@@ -135,6 +135,8 @@ class Holdings:
     def failed(self, backbone: str, error: Exception) -> None:
         """From the loader thread: loading of this backbone has stopped."""
         log.error("load.failed", backbone=backbone, reason=_reason(error))
+        if blames_device(error):
+            self._executor.suspect(error)
         with self._lock:
             if held := self._held.get(backbone):
                 held.error = _reason(error)

@@ -142,7 +142,7 @@ class Worker:
             identity=config.identity,
         )
         self._executor = Executor(self._device, seat.cores, self._loader, self._hops, self._changes)
-        self._vigil = Vigil(self._device.uuid, self._changes) if self._device.kind == "cuda" else None
+        self._vigil = Vigil(self._device.card, self._changes) if self._device.kind == "cuda" else None
         self._holdings = Holdings(self._loader, self._executor, self._changes)
         self._preparations = Preparations(seat, self._holdings, self._executor, self._changes)
         self._commands = Commands(seat.name, self._holdings, self._preparations, self._executor, self._changes)

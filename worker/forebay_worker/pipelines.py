@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from forebay_api.model import Epoch
 from forebay_wire.v1 import stage_pb2
-from forebay_worker.device import Device, OutOfMemory, blames_device
+from forebay_worker.device import Device, OutOfMemory, blames_device, lacks_memory
 from forebay_worker.engine.batch import Limits
 from forebay_worker.engine.blocks import BlockPool, IntegrityError
 from forebay_worker.engine.capacity import Capacity
@@ -80,6 +80,8 @@ class Pipelines:
             log.warning("pipeline not formed", **_names(formation), phase="form", reason=str(error))
             self._unformed[key] = PipelineStatus.unformed(formation, str(error))
             self._hops.refuse(key)
+            if blames_device(error):
+                self.suspect(error)
         else:
             self._unformed.pop(key, None)
             log.info("pipeline formed", **_names(formation), phase="form", stage=formation.index)
@@ -92,14 +94,14 @@ class Pipelines:
 
     def dissolve(self, epoch: Epoch, reason: str) -> None:
         """Its requests end with pipeline_gone, its memory is free; it is not reported any more."""
-        for segment in self._of(epoch):
-            self._close(segment, reason)
-            self._past += segment.tally
-            del self._segments[segment.key]
-            log.info("pipeline dissolved", **_names(segment.formation), phase="dissolve", reason=reason)
+        ended = [key for key in self._segments if key.epoch == epoch]
+        for key in ended:
+            self._end(self._segments.pop(key), reason)
         for key in [key for key in self._unformed if key.epoch == epoch]:
             del self._unformed[key]
         self.changed = True
+        if ended:
+            self._device.trim()
 
     def dissolve_all(self, reason: str, backbone: str | None = None) -> None:
         """Those of ``backbone``; None = every one."""
@@ -155,6 +157,11 @@ class Pipelines:
     def absolve(self, backbone: str) -> None:
         """The operator lets go of all of ``backbone``: what was no number was its doing, if it says no more."""
         self._pardon(backbone, FaultReason.NOT_A_NUMBER, FaultReason.STEP_FAILED)
+
+    def suspect(self, error: Exception) -> None:
+        """The device: the driver says so outside of any step."""
+        log.error("the device is sick", phase="call", reason=str(error))
+        self._accuse(FaultReason.DEVICE_ERROR, error)
 
     def units_in_use(self, backbone: str) -> frozenset[int]:
         """Of live pipelines, resident or still to land."""
@@ -241,13 +248,15 @@ class Pipelines:
             return bool(work())
         except (HopLost, UnknownStep) as error:
             self._break(segment, str(error))
-        except torch.OutOfMemoryError as error:  # no fault of the device; its frames hold what is to be trimmed
-            self._break(segment, f"out of memory: {error.with_traceback(None)}")
-            self._device.trim()
         except NotFinite as error:
             self._fault(segment, FaultReason.NOT_A_NUMBER, error)
         except Exception as error:  # noqa: BLE001, whatever computing raises; _fault logs and counts it
-            self._fault(segment, FaultReason.DEVICE_ERROR if blames_device(error) else FaultReason.STEP_FAILED, error)
+            if lacks_memory(error):  # no fault of the device; its frames hold what is to be trimmed
+                self._break(segment, f"out of memory: {error.with_traceback(None)}")
+                self._device.trim()
+            else:
+                reason = FaultReason.DEVICE_ERROR if blames_device(error) else FaultReason.STEP_FAILED
+                self._fault(segment, reason, error)
         return True
 
     def _pardon(self, backbone: str, *reasons: FaultReason) -> None:
@@ -257,11 +266,14 @@ class Pipelines:
             self.faults = deque(left, maxlen=FAULTS_KEPT)
 
     def _fault(self, segment: Segment, reason: FaultReason, error: Exception) -> None:
-        faults_total.labels(reason).inc()
         log.error("step failed", **_names(segment.formation), phase="step", reason=reason, exc_info=error)
-        message, backbone = f"{type(error).__name__}: {error}", segment.formation.backbone
-        self.faults.append(Fault(reason, message, time.time_ns() // 1000, backbone))
+        self._accuse(reason, error, segment.formation.backbone)
         self._break(segment, f"{reason}: {error}")
+
+    def _accuse(self, reason: FaultReason, error: Exception, backbone: str = "") -> None:
+        faults_total.labels(reason).inc()
+        self.faults.append(Fault(reason, f"{type(error).__name__}: {error}", time.time_ns() // 1000, backbone))
+        self.changed = True
 
     def _break(self, segment: Segment, reason: str) -> None:
         live = segment.live
@@ -273,6 +285,11 @@ class Pipelines:
             log.warning("pipeline broken", **_names(segment.formation), phase="break", reason=reason)
             self.lost(segment.formation.epoch, reason)  # its other stages here
         self.changed = True
+
+    def _end(self, segment: Segment, reason: str) -> None:
+        self._close(segment, reason)
+        self._past += segment.tally
+        log.info("pipeline dissolved", **_names(segment.formation), phase="dissolve", reason=reason)
 
     def _close(self, segment: Segment, reason: str) -> None:
         segment.close(reason)

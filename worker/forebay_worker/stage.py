@@ -24,7 +24,7 @@ from prometheus_client import Counter
 from forebay_api.model import Epoch
 from forebay_wire.v1 import stage_pb2
 from forebay_worker.cores import Share
-from forebay_worker.device import Device
+from forebay_worker.device import Device, blames_device
 from forebay_worker.engine.head import Sink
 from forebay_worker.engine.request import Request
 from forebay_worker.engine.text import Text
@@ -129,6 +129,10 @@ class Executor:
         """A connection of the pipeline ended."""
         self._put(self._pipelines.lost, key.epoch, reason)
 
+    def suspect(self, error: Exception) -> None:
+        """Something that the driver says elsewhere: nothing computes here any more."""
+        self._put(self._suspect, error)
+
     def drop(self, backbone: str, units: Iterable[int], done: Callable[[frozenset[int]], None]) -> None:
         """Let units go (none given = all) but for those that a live pipeline uses.
 
@@ -178,6 +182,7 @@ class Executor:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        self._device.enter()
         working = False
         while not self._stopping:
             call = self._next(block=not working)
@@ -204,9 +209,15 @@ class Executor:
     def _do(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception:
+        except Exception as error:
             call_failures_total.inc()
             log.exception("a call to the device thread failed", phase="call")
+            if blames_device(error):
+                self._suspect(error)
+
+    def _suspect(self, error: Exception) -> None:
+        self._pipelines.suspect(error)
+        self._changed()
 
     def _publish(self) -> None:
         if not self._pipelines.changed:
@@ -266,14 +277,20 @@ class Executor:
 
     def _probe(self, backbone: str, done: Callable[[Probe], None]) -> None:
         if residence := self._residences.get(backbone):
-            done(measure(residence.checkpoint, residence.skeleton, self._device, self._team))
-            self._team.rest()
+            found = Probe(backbone, (), ())
+            try:
+                found = measure(residence.checkpoint, residence.skeleton, self._device, self._team)
+            finally:  # whoever waits for it asks once
+                done(found)
+                self._team.rest()
 
     def _stop(self) -> None:
-        self._pipelines.dissolve_all("the worker stops")
-        for residence in self._residences.values():
-            residence.close()
-        self._stopping = True
+        try:
+            self._pipelines.dissolve_all("the worker stops")
+            for residence in self._residences.values():
+                residence.close()
+        finally:  # a sick device raises at everything
+            self._stopping = True
 
 
 def _told(status: PipelineStatus) -> tuple[object, ...]:

@@ -264,9 +264,11 @@ def install() -> None:
     torch._C._ensureCUDADeviceGuardSet()  # the guard of a card that is not here does nothing
     for name, stand_in in {
         "_lazy_init": lambda: None,
+        "init": lambda: None,
+        "set_per_process_memory_fraction": lambda fraction, card: None,
         "is_available": lambda: True,
         "device_count": lambda: CARDS,
-        "set_device": lambda index: setattr(_here, "card", index),
+        "set_device": lambda index: setattr(_here, "card", torch.device("cuda", index).index),
         "get_device_properties": lambda index: types.SimpleNamespace(name=NAME, uuid=uuid(index)),
         "mem_get_info": lambda _=None: (TOTAL_BYTES, TOTAL_BYTES),
         "empty_cache": lambda: None,

@@ -172,6 +172,7 @@ class Loader:
             self._wake.notify()
 
     def _run(self) -> None:
+        self._device.enter()
         compute_alone()
         try:
             while not self._stop.is_set():
