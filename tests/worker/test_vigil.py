@@ -1,4 +1,4 @@
-"""A card that the driver says is sick is a fault; what a program did to itself is none."""
+"""What the driver tells of cards; one that it says is sick is a fault, what a program did to itself is none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from forebay_worker import nvml
 from forebay_worker.formation import FaultReason
 from forebay_worker.vigil import Vigil
 
@@ -84,3 +85,33 @@ def test_a_card_that_cannot_be_watched_is_not_taken_for_sick(monkeypatch: pytest
     assert driver.freed.wait(10)
     assert vigil.faults == ()
     vigil.close()
+
+
+class Cards(Driver):
+    """One card that tells all, and one that a container knows by its name alone. Handles are numbers."""
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, card: int) -> bytes:
+        return b"NVIDIA H100"
+
+    def nvmlDeviceGetUUID(self, card: int) -> str:
+        if card:
+            raise self.NVMLError("No Permission")
+        return "GPU-1"
+
+    def nvmlDeviceGetMemoryInfo(self, card: int) -> Any:
+        if card:
+            raise self.NVMLError("No Permission")
+        return SimpleNamespace(free=7, total=10)
+
+
+def test_the_inventory_is_what_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Cards()
+    monkeypatch.setitem(sys.modules, "pynvml", driver)  # type: ignore[arg-type]
+    assert nvml.inventory() == (nvml.Gpu("GPU-1", "NVIDIA H100", 7), nvml.Gpu("", "NVIDIA H100"))
+    assert driver.initialised == 0

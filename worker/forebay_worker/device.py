@@ -87,8 +87,9 @@ class Device:
         uuid = f"GPU-{properties.uuid}"
         gpu = next((gpu for gpu in gpus if gpu.uuid == uuid), gpus[ordinal % len(gpus)])
         sharers = -(-workers // visible)
-        # Of what is opened here: a slice of a card (MIG) has its own memory, of which NVML's card knows nothing.
         free, total = torch.cuda.mem_get_info(ordinal)
+        if gpu.uuid == uuid and gpu.free is not None:  # a slice has its own memory, of which the card knows nothing
+            free = min(free, gpu.free)
         limit, budget = card_share(free, total, sharers)
         if memory_bytes is not None:
             limit, budget = max(limit, memory_bytes + STEP_BYTES), memory_bytes

@@ -14,10 +14,12 @@ NO_GPU = (
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A whole card, however it is cut. ``uuid`` is "GPU-…". Either is empty where the library does not tell."""
+    """A whole card, however it is cut. ``uuid`` is "GPU-…", ``free`` in bytes. What the library does not tell is empty,
+    or None."""
 
     uuid: str
     name: str
+    free: int | None = None
 
 
 def inventory() -> tuple[Gpu, ...]:
@@ -39,11 +41,14 @@ def inventory() -> tuple[Gpu, ...]:
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
-    def ask(query: Callable[[Any], str | bytes]) -> str:
+    def ask(query: Callable[[Any], Any]) -> Any:
         try:
             value = query(nvml.nvmlDeviceGetHandleByIndex(index))
         except nvml.NVMLError:  # a card that is lost, or one of which a container may not know everything
-            return ""
+            return None
         return value.decode() if isinstance(value, bytes) else value
 
-    return Gpu(ask(nvml.nvmlDeviceGetUUID), ask(nvml.nvmlDeviceGetName))
+    memory = ask(nvml.nvmlDeviceGetMemoryInfo)
+    return Gpu(
+        ask(nvml.nvmlDeviceGetUUID) or "", ask(nvml.nvmlDeviceGetName) or "", None if memory is None else memory.free
+    )

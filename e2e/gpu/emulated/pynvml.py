@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 NAME = "emulated card"
 CARDS = 2
@@ -44,6 +45,10 @@ def nvmlDeviceGetUUID(card: int) -> str:
 
 def nvmlDeviceGetName(card: int) -> str:
     return NAME
+
+
+def nvmlDeviceGetMemoryInfo(card: int) -> SimpleNamespace:
+    return SimpleNamespace(total=TOTAL_BYTES, free=TOTAL_BYTES)
 
 
 def nvmlDeviceGetSupportedEventTypes(card: int) -> int:
