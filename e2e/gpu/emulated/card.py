@@ -268,7 +268,7 @@ def install() -> None:
         "set_per_process_memory_fraction": lambda fraction, card: None,
         "is_available": lambda: True,
         "device_count": lambda: CARDS,
-        "set_device": lambda index: setattr(_here, "card", torch.device("cuda", index).index),
+        "set_device": lambda card: setattr(_here, "card", getattr(card, "index", card)),
         "get_device_properties": lambda index: types.SimpleNamespace(name=NAME, uuid=uuid(index)),
         "mem_get_info": lambda _=None: (TOTAL_BYTES, TOTAL_BYTES),
         "empty_cache": lambda: None,
