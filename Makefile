@@ -80,7 +80,7 @@ ifdef FOREBAY_E2E_KUBECONFIG
 e2e: setup
 	$(IN_CLUSTER)
 else
-e2e: testbed ## tests with an emulated card, a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
+e2e: testbed ## tests with emulated cards, a real Prometheus, a real API server, and in such a cluster, which is stopped whatever happens; or only those in the cluster of FOREBAY_E2E_KUBECONFIG
 	+@$(BESIDE) e2e-apiserver e2e-measured e2e-card
 	$(PYTEST) -q --durations=5 $(SCRAPED)
 	$(IN_CLUSTER)
@@ -90,7 +90,7 @@ e2e-apiserver: setup
 	nice $(PYTEST) -q --durations=5 -m "not fault" e2e/apiserver
 
 # One whole system; all that test-gpu runs takes eight minutes here.
-e2e-card: setup ## what test-gpu checks, on the emulated card of e2e/gpu/emulated
+e2e-card: setup ## most of what test-gpu checks, on the emulated cards of e2e/gpu/emulated
 	PYTHONPATH=$(CURDIR)/e2e/gpu/emulated FOREBAY_TEST_DEVICE=cuda \
 		$(PYTEST) -q --durations=5 $(ON_CARD) tests/local/test_cold_start.py
 

@@ -159,11 +159,12 @@ def test_a_sick_device_keeps_nobody_waiting_for_a_drop(rig: Rig, tiny: Tiny, mon
 
     monkeypatch.setattr(Device, "trim", sticky)
     gone: list[frozenset[int]] = []
+    told = node.changes
     node.executor.drop(opened(folder).model.backbone, (), gone.append)
     until(lambda: gone, "the drop is answered")
     assert gone == [frozenset(range(6))]
     assert node.device.memory.used == 0
-    until(node.executor.faults, "the device is accused")
+    until(lambda: node.changes > told, "the device is accused")
     assert [fault.reason for fault in node.executor.faults()] == [FaultReason.DEVICE_ERROR]
 
 

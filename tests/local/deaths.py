@@ -29,11 +29,11 @@ def stage_workers(seen: dict[str, Any]) -> list[str]:
     return [stage["worker"] for stage in shortest["stages"]]
 
 
-async def ask(system: System, when: asyncio.Event, after: int, tokens: int = TOKENS) -> str:
+async def ask(system: System, when: asyncio.Event, after: int) -> str:
     """One streamed answer; sets ``when`` once ``after`` pieces are there."""
     got: list[str] = []
     async with system.client() as client:
-        async for piece in pieces(client, "smollm2", PROMPT, max_tokens=tokens):
+        async for piece in pieces(client, "smollm2", PROMPT, max_tokens=TOKENS):
             got.append(piece)
             if len(got) >= after:
                 when.set()

@@ -92,11 +92,11 @@ async def test_told_to_end_while_decoding(several: System, real: Reference) -> N
     """No other worker could have this pipeline's units: the answer is finished where it began."""
     await several.ready(4)
     before, begun = await continued(several), asyncio.Event()
-    asking = asyncio.create_task(deaths.ask(several, begun, 4, tokens=16))
+    asking = asyncio.create_task(deaths.ask(several, begun, 8))
     await begun.wait()
     seen = await several.until(deaths.stage_workers, "a pipeline that serves")
     gone = deaths.kill(seen, deaths.stage_workers(seen)[:1], signal.SIGTERM)
-    real.check(await asking, deaths.PROMPT, 16, chat=False)
+    real.check(await asking, deaths.PROMPT, deaths.TOKENS, chat=False)
     assert await continued(several) == before
     await deaths.whole(several, 4, gone)
 

@@ -67,6 +67,7 @@ class Executor:
         self._residences: dict[str, Residence] = {}
         self._probes: deque[tuple[str, Callable[[Probe], None]]] = deque()
         self._status: tuple[PipelineStatus, ...] = ()
+        self._reported: tuple[object, ...] = ()  # what is worth a report, as of the last one
         self._checked = True
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -131,7 +132,7 @@ class Executor:
 
     def suspect(self, error: Exception) -> None:
         """Something that the driver says elsewhere: nothing computes here any more."""
-        self._put(self._suspect, error)
+        self._put(self._pipelines.suspect, error)
 
     def drop(self, backbone: str, units: Iterable[int], done: Callable[[frozenset[int]], None]) -> None:
         """Let units go (none given = all) but for those that a live pipeline uses.
@@ -213,18 +214,15 @@ class Executor:
             call_failures_total.inc()
             log.exception("a call to the device thread failed", phase="call")
             if blames_device(error):
-                self._suspect(error)
-
-    def _suspect(self, error: Exception) -> None:
-        self._pipelines.suspect(error)
-        self._changed()
+                self._pipelines.suspect(error)
 
     def _publish(self) -> None:
         if not self._pipelines.changed:
             return
         self._pipelines.changed = False
-        before, self._status = self._status, self._pipelines.status()
-        if list(map(_told, before)) != list(map(_told, self._status)):
+        self._status = self._pipelines.status()
+        before, self._reported = self._reported, (*map(_told, self._status), *self._pipelines.faults)
+        if before != self._reported:
             self._changed()
 
     def _when_quiet(self) -> None:

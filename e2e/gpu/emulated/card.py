@@ -31,8 +31,8 @@ HOST = torch.device("cpu")
 FILLED_BYTES = 64 << 20  # larger memory is left as the system gives it: a page is taken when it is written
 
 aten = torch.ops.aten
-MOVES = {aten.copy_.default, aten._to_copy.default}
-INDEXED = {  # by indices that may lie on the host
+MIXED = {  # of tensors that may lie apart: what moves, and what is indexed
+    aten._to_copy.default,
     aten.index.Tensor,
     aten.index_put.default,
     aten.index_put_.default,
@@ -41,6 +41,7 @@ INDEXED = {  # by indices that may lie on the host
 _here = threading.local()
 _lock = threading.RLock()
 _streams: list[Stream] = []
+_kept: list[Any] = []  # or torch would forget what was registered
 
 
 class Stream:
@@ -169,7 +170,7 @@ class _Asked:
 
     def __init__(self, func: Any) -> None:
         self._func = func
-        self._strict = func not in MOVES and func not in INDEXED
+        self._strict = func not in MIXED
         self.card: torch.device | None = None  # where the tensors lie
         self.target: torch.device | None = None
 
@@ -189,8 +190,7 @@ class _Asked:
         return value
 
 
-def _apart(*about: object) -> RuntimeError:
-    func, one, other = about
+def _apart(func: object, one: object, other: object) -> RuntimeError:
     return RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {one} and {other}!")
 
 
@@ -248,9 +248,11 @@ def _range(*bounds: Any, dtype: Any = None, device: Any = None, **_: Any) -> OnC
 
 
 def _no_number(memory: torch.Tensor) -> torch.Tensor:
+    if memory.nbytes > FILLED_BYTES:
+        return memory
     if memory.is_floating_point():
-        return memory.fill_(float("nan")) if memory.nbytes <= FILLED_BYTES else memory
-    return memory.fill_(-1 if memory.dtype.is_signed else 255) if 0 < memory.nbytes <= FILLED_BYTES else memory
+        return memory.fill_(float("nan"))
+    return memory.fill_(-1 if memory.dtype.is_signed else 255)
 
 
 def install() -> None:
@@ -281,6 +283,3 @@ def install() -> None:
         setattr(torch.cuda, name, stand_in)
     _device_constructors()  # remembers the real one: what `with torch.device(…)` is about
     torch.empty, torch.tensor = _empty, _tensor
-
-
-_kept: list[Any] = []

@@ -1,4 +1,4 @@
-"""Python imports this by itself where this folder is on PYTHONPATH: torch finds the emulated card as it is imported."""
+"""Python imports this by itself where this folder is on PYTHONPATH: torch, once imported, finds the emulated cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds torch, once, as everybody else does, and has the card installed after it."""
+    """Finds torch, once, as everybody else does, and has the cards installed after it."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "torch":
