@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import openai
@@ -13,9 +14,11 @@ PROMPT, TOKENS = "The river runs past the old mill", 96
 
 
 class Clients:
-    """``urls``: of the gateways; ``model``: whom they ask."""
+    """``urls``: of the gateways; ``model``: whom they ask. ``changed``: when they last became more or fewer, in unix
+    seconds."""
 
     def __init__(self, urls: Sequence[str], model: str) -> None:
+        self.changed = 0.0
         self._model = model
         self._clients = [
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE, max_retries=0) for url in urls
@@ -25,12 +28,16 @@ class Clients:
     async def ask(self, count: int) -> None:
         """So many from now on; who is too many hangs up. Raises what any of them was refused with."""
         self.check()
+        if count == len(self._asking):
+            return
         for number in range(len(self._asking), count):
             self._asking.append(asyncio.create_task(self._keep_asking(number)))
         gone, self._asking = self._asking[count:], self._asking[:count]
         for task in gone:
             task.cancel()
-        for how in await asyncio.gather(*gone, return_exceptions=True):
+        ended = await asyncio.gather(*gone, return_exceptions=True)
+        self.changed = time.time()
+        for how in ended:
             if isinstance(how, Exception):
                 raise how
 

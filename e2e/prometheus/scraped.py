@@ -35,6 +35,7 @@ SCALING = {
     "maxReplicas": 3,
     "scaleToZeroGracePeriodSeconds": GRACE,
 }
+SCRAPE_SECONDS = 1
 RIGHT, WRONG = "right-token", "wrong-token"
 LINK_RATE = "20MB/s"
 """Of each worker, emulated: some loading is seen, and little is waited for."""
@@ -73,7 +74,9 @@ class Scraped:
         return found
 
     async def settled(self, replicas: int, load: int) -> Seen:
-        """Once there are so many replicas, and Prometheus says that ``load`` requests run, of both gateways."""
+        """Once there are so many replicas, and Prometheus says that ``load`` requests run, of both gateways, and that
+        no others did: a mean may pass by ``load`` while it still holds what was before, and goes where that leads."""
+        others = self.clients.changed + 2 * SCRAPE_SECONDS + float(SCALING["windowSeconds"])
 
         def holds(found: Seen) -> bool:
             stable = given(found, "stable")
@@ -81,6 +84,7 @@ class Scraped:
                 (found["desired"], found["ready"]) == (replicas, replicas)
                 and scaling_active(found) == ("True", "Scaling")
                 and stable["source"] == "Prometheus"
+                and stable["sampledAt"] > others
                 and abs(stable["value"] - load) < 0.9
             )
 
@@ -133,7 +137,7 @@ def scaling_active(found: Seen) -> tuple[str, str]:
 def given(found: Seen, name: str) -> Seen:
     """One number that the present decision was made from."""
     inputs = (found["scaling"] or {"inputs": []})["inputs"]
-    return next((entry for entry in inputs if entry["name"] == name), {"value": -1.0, "source": ""})
+    return next((entry for entry in inputs if entry["name"] == name), {"value": -1.0, "sampledAt": 0.0, "source": ""})
 
 
 def read(url: str) -> str:
@@ -146,7 +150,7 @@ async def running(folder: Path, model: Path) -> AsyncIterator[Scraped]:
     """Ended with nothing left."""
     ports = local.free_port(), local.free_port()
     system = local.System(State(folder / "state"), ports[0])
-    prometheus = PrometheusProcess(folder / "prometheus", every="1s")
+    prometheus = PrometheusProcess(folder / "prometheus", every=f"{SCRAPE_SECONDS}s")
     proxy = Proxy(prometheus.url)
     proxy.token = RIGHT
     clients = Clients([f"http://127.0.0.1:{port}" for port in ports], NAME)
