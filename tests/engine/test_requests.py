@@ -324,6 +324,18 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(rig: Rig, tiny: Tiny)
     ]
 
 
+def test_a_request_that_came_before_it_keeps_an_idle_pipeline(rig: Rig, tiny: Tiny) -> None:
+    """Whoever wants it gone has looked before the request was told of."""
+    folder = tiny("llama")
+    (node,), epoch = rig.pipeline(folder, 1)
+    reader = rig.ask(node, epoch, (1, 2), max_tokens=30)
+    node.executor.dissolve_idle(epoch, "nobody asks")
+    assert reader.wait().tokens() == greedy(folder, (1, 2), 30)
+    until(lambda: idle(node, epoch), "it has ended")
+    node.executor.dissolve_idle(epoch, "nobody asks")
+    until(lambda: not node.executor.pipelines(), "it is gone")
+
+
 def test_an_unknown_pipeline_is_named(rig: Rig, tiny: Tiny) -> None:
     node = rig.node()
     reader: Reader = rig.ask(node, Epoch(9, 9), (1,)).wait()

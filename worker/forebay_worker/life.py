@@ -245,7 +245,7 @@ class Worker:
             if pipeline.phase in (Phase.BROKEN, Phase.DRAINED):
                 continue
             if pipeline.head and not pipeline.running and not pipeline.waiting:
-                self._executor.dissolve(pipeline.epoch, "its head is stopping")
+                self._executor.dissolve_idle(pipeline.epoch, "its head is stopping")
             busy = True
         return busy
 

@@ -103,6 +103,10 @@ class Pipelines:
         if ended:
             self._device.trim()
 
+    def dissolve_idle(self, epoch: Epoch, reason: str) -> None:
+        if all(segment.idle for segment in self._of(epoch)):
+            self.dissolve(epoch, reason)
+
     def dissolve_all(self, reason: str, backbone: str | None = None) -> None:
         """Those of ``backbone``; None = every one."""
         for epoch in {each.epoch for each in self.status() if backbone in (None, each.backbone)}:
