@@ -63,7 +63,7 @@ class Leases(Api):
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Leases:
-    for name, seconds in (("DURATION", 0.4), ("RENEW", 0.05), ("RETRY", 0.02)):
+    for name, seconds in (("DURATION", 1.0), ("RENEW", 0.05), ("RETRY", 0.02)):
         monkeypatch.setattr(leadership.lease, name, seconds)
     return Leases()
 
@@ -85,7 +85,7 @@ async def test_taken_kept_and_given_back(api: Leases) -> None:
         await until(first.leading.is_set)
         assert api.spec("holderIdentity").startswith("a_")
         async with campaigning(api, "b") as second:
-            await asyncio.sleep(0.8)  # twice its duration
+            await asyncio.sleep(2 * lease.DURATION)
             assert (first.term, second.term) == (1, 0)
         assert api.spec("holderIdentity").startswith("a_")  # a standby gives nothing back
     assert (api.spec("holderIdentity"), api.spec("leaseTransitions")) == ("", 1)
@@ -100,7 +100,7 @@ async def test_out_of_reach_it_leads_on_and_yields_to_whom_it_sees(api: Leases) 
         term = ClusterTerm(first)
         api.away = True
         assert first.lasts()
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(2 * lease.DURATION)
         assert first.leading.is_set()
         assert not first.lasts()
         api.take("b_1", 2)
@@ -119,7 +119,7 @@ async def test_a_standby_counts_no_time_in_which_it_saw_nothing(api: Leases) -> 
     async with campaigning(api, "b") as second:
         await until(lambda: second._above == 1)  # it saw the lease
         api.away = True
-        await asyncio.sleep(0.8)  # twice its duration
+        await asyncio.sleep(2 * lease.DURATION)
         api.away = False
         await asyncio.sleep(0.1)
         assert second.term == 0  # the leader could not renew either, and gets as long as ever

@@ -14,6 +14,13 @@ import grpc
 from forebay_api.function import FunctionKey
 from forebay_wire.v1 import demand_pb2, demand_pb2_grpc, fleet_pb2, fleet_pb2_grpc, model_pb2
 
+CHANNEL = (
+    ("grpc.use_local_subchannel_pool", 1),
+    # They come back as soon as somebody listens, as workers and gateways do, and not when a channel's patience is over.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # in spite of its name: how long one attempt may take
+)
 BEAT = 0.05
 """Seconds between reports when nothing changes."""
 
@@ -157,7 +164,7 @@ class Worker:
         return next(model.units[unit].link_bytes for model in models if model.backbone == backbone)
 
     async def _stay(self, target: str) -> None:
-        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
             while True:
                 call = fleet_pb2_grpc.FleetStub(channel).Attach()
                 hearing = asyncio.ensure_future(self._hear(call))
@@ -309,7 +316,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _report(self, target: str) -> None:
-        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
             while True:
                 call = demand_pb2_grpc.DemandStub(channel).Report()
                 try:
@@ -333,7 +340,7 @@ class Gateway:
                     call.cancel()
 
     async def _watch(self, target: str) -> None:
-        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     async for table in demand_pb2_grpc.RoutesStub(channel).Watch(

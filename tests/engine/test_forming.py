@@ -38,6 +38,7 @@ def test_frames_wait_for_a_form_that_is_being_prepared(rig: Rig, tiny: Tiny, uni
     nodes[1].executor.form(head)
     prompt = tuple(range(200))  # more than a socket holds: its sender must not be held by it
     reader = rig.ask(nodes[1], epoch, prompt, max_tokens=3)
+    until(lambda: formed(nodes[1], epoch), "the head is formed")
     time.sleep(0.4)  # four times what an unknown pipeline would get
     assert formed(nodes[1], epoch)
     nodes[0].executor.form(first)

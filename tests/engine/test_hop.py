@@ -165,6 +165,7 @@ def test_connections_over_the_limit_are_closed_and_the_next_one_is_not(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., Stranger]
 ) -> None:
     monkeypatch.setattr(hop_inbound, "INBOUND", 2)
+    rig.pace = Pace(silence=30.0)
     node, key = rig.node(), Key(Epoch(5, 6), 0)
     node.hops.announce(key)
 
@@ -247,12 +248,12 @@ def test_a_neighbour_may_compute_for_longer_than_its_silence(
     rig: Rig, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, unix: bool
 ) -> None:
     """Heartbeats do not come from the device thread."""
-    rig.pace = Pace(heartbeat=0.1, silence=1.0)
+    rig.pace = Pace(heartbeat=0.1, silence=3.0)
     folder = tiny("llama")
     nodes, epoch = rig.pipeline(folder, 2, unix=unix)
     skeleton = nodes[0].skeletons[opened(folder).model.backbone]
     real = skeleton.layer
-    naps = iter([2.0])
+    naps = iter([4.0])
     monkeypatch.setattr(skeleton, "layer", lambda *args: (time.sleep(next(naps, 0.0)), real(*args))[1])
     assert rig.ask(nodes[1], epoch, (1, 2), max_tokens=1).wait().tokens() == greedy(folder, (1, 2), 1)
 

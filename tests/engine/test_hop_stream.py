@@ -120,7 +120,7 @@ class Cable:
 
 def test_a_pulled_cable_breaks_the_pipeline_at_every_stage(rig: Rig, tiny: Tiny, loop: Loop) -> None:
     """Only the way to the middle one: the others still hear each other."""
-    rig.pace = QUICK
+    rig.pace = Pace(heartbeat=0.1, silence=2.0)
     folder, epoch = tiny("llama"), Epoch(9, 4)
     nodes = [rig.node(unix=False) for _ in range(3)]
     with closing(Cable(loop, nodes[1].tcp)) as cable:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import checkpoints
-from engine.rig import Rig, cut, greedy, idle, opened, prompts, until
+from engine.rig import Rig, cut, formed, greedy, idle, opened, prompts, until
 
 Tiny = Callable[[str], Path]
 TOKENS = 6
@@ -151,6 +151,7 @@ def test_units_of_live_pipelines_stay(rig: Rig, tiny: Tiny) -> None:
     folder = tiny("qwen2")
     nodes, epoch = rig.pipeline(folder, 2)
     node, backbone = nodes[0], opened(folder).model.backbone
+    until(lambda: formed(node, epoch), "it is formed")
     before = node.device.memory.used
     extra = cut(folder, nodes)[1].stage.first
     node.land(folder, [extra])

@@ -236,16 +236,17 @@ async def test_a_full_queue_says_when_to_come_back(client: openai.AsyncOpenAI) -
 
 async def test_gauges_tell_the_load_and_leaving_frees_it(system: System, client: openai.AsyncOpenAI) -> None:
     """Streams that are left and answers that are not waited for give their blocks back; meanwhile gauges count them."""
-    ask: dict[str, Any] = {"model": "llama", "prompt": PROMPT, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
+    long: dict[str, Any] = {"max_tokens": 400, "n": 4, "extra_body": {"ignore_eos": True}}
+    ask: dict[str, Any] = {"model": "llama", "prompt": PROMPT, **long}
     streams = [await client.completions.create(**ask, stream=True) for _ in range(3)]
     unwatched = asyncio.create_task(client.completions.create(**ask))
-    await system.until(lambda seen: sum(each["running"] for each in seen["pipelines"]) == 4, "four run")
+    await system.until(lambda seen: sum(each["running"] for each in seen["pipelines"]) == 16, "four of each run")
     seen = await system.look()
     (pipeline,) = (each for each in seen["pipelines"] if each["running"])
     (url,) = (each["metricsUrl"] for each in seen["workers"] if each["name"] == pipeline["head"])
     gauges = await _gauges(url)
     label = f'model_name="{pipeline["backbone"]}"'
-    assert gauges[f"vllm:num_requests_running{{{label}}}"] == 4
+    assert gauges[f"vllm:num_requests_running{{{label}}}"] == 16
     assert gauges[f"vllm:num_requests_waiting{{{label}}}"] == 0
     assert 0 < gauges[f"vllm:kv_cache_usage_perc{{{label}}}"] < 1
     blocks = pipeline["kvBlocks"]

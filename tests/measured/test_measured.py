@@ -85,7 +85,7 @@ async def test_who_takes_over_knows_at_once_what_is_stored(bench: Bench) -> None
     own = bench.apply("own", prometheus={"query": "sum(forebay_inflight)", "target": 1})
     async with bench.measuring() as first:
         for asked in (key, own):
-            await until_seen(first, asked, lambda seen: seen.load and seen.load.stable == 4)
+            await until_seen(first, asked, lambda seen: not seen.trouble and seen.load and seen.load.stable == 4)
     bench.proxy.asked.clear()
     async with bench.measuring() as second:
         # The first thing that is told is the whole window, not the beginning of one.

@@ -121,8 +121,10 @@ def test_sigterm_lets_requests_end_and_leaves_nothing(tmp_path: Path, tiny: Call
         with own.generate("w0", model, epoch, PROMPT, 5) as stream:
             assert next(stream.call).WhichOneof("event") == "accepted"
             own.zygote.send_signal(signal.SIGTERM)
-            own.fleet.wait_for("w0", lambda report: pipeline(report, idle).phase == BROKEN)  # w1, its head, let it go
-            assert own.fleet.latest("w0").state == "Draining"
+            own.fleet.wait_for(
+                "w0",  # w1, the head of the idle one, let it go
+                lambda report: report.state == "Draining" and pipeline(report, idle).phase == BROKEN,
+            )
             refused = own.generate("w0", model, epoch, PROMPT, 1).refusal()
             assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "pipeline_draining")
             own.hold("w0", model, range(last + 1))
