@@ -324,15 +324,26 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(rig: Rig, tiny: Tiny)
     ]
 
 
-def test_a_request_that_came_before_it_keeps_an_idle_pipeline(rig: Rig, tiny: Tiny) -> None:
+def test_a_request_that_came_before_it_keeps_its_pipeline(rig: Rig, tiny: Tiny) -> None:
     """Whoever wants it gone has looked before the request was told of."""
     folder = tiny("llama")
     (node,), epoch = rig.pipeline(folder, 1)
     reader = rig.ask(node, epoch, (1, 2), max_tokens=30)
-    node.executor.dissolve_idle(epoch, "nobody asks")
+    node.executor.dissolve_unasked(epoch, "nobody asks")
     assert reader.wait().tokens() == greedy(folder, (1, 2), 30)
     until(lambda: idle(node, epoch), "it has ended")
-    node.executor.dissolve_idle(epoch, "nobody asks")
+    node.executor.dissolve_unasked(epoch, "nobody asks")
+    until(lambda: not node.executor.pipelines(), "it is gone")
+
+
+def test_a_step_of_a_request_that_was_left_keeps_no_pipeline(rig: Rig, tiny: Tiny) -> None:
+    """It waits for weights that may never come."""
+    node = rig.node()
+    epoch = rig.form(tiny("llama"), [node])
+    reader = rig.ask(node, epoch, (1, 2))
+    until(lambda: node.executor.counters.parked, "its step is parked")
+    node.executor.cancel(reader.request.request_id)
+    node.executor.dissolve_unasked(epoch, "nobody asks")
     until(lambda: not node.executor.pipelines(), "it is gone")
 
 

@@ -244,8 +244,8 @@ class Worker:
         for pipeline in self._executor.pipelines():
             if pipeline.phase in (Phase.BROKEN, Phase.DRAINED):
                 continue
-            if pipeline.head and not pipeline.running and not pipeline.waiting:
-                self._executor.dissolve_idle(pipeline.epoch, "its head is stopping")
+            if pipeline.head:
+                self._executor.dissolve_unasked(pipeline.epoch, "its head is stopping")
             busy = True
         return busy
 

@@ -103,8 +103,9 @@ class Pipelines:
         if ended:
             self._device.trim()
 
-    def dissolve_idle(self, epoch: Epoch, reason: str) -> None:
-        if all(segment.idle for segment in self._of(epoch)):
+    def dissolve_unasked(self, epoch: Epoch, reason: str) -> None:
+        """A step of a request that has ended holds up nobody: it may wait for weights that never come."""
+        if not any(segment.head is not None and segment.head.asked for segment in self._of(epoch)):
             self.dissolve(epoch, reason)
 
     def dissolve_all(self, reason: str, backbone: str | None = None) -> None:

@@ -110,9 +110,9 @@ class Executor:
         """Drop the pipeline; what still runs ends with pipeline_gone. It is not reported any more."""
         self._put(self._pipelines.dissolve, epoch, reason)
 
-    def dissolve_idle(self, epoch: Epoch, reason: str) -> None:
-        """The same, unless a request is here by then: ``pipelines()`` may not tell of it yet."""
-        self._put(self._pipelines.dissolve_idle, epoch, reason)
+    def dissolve_unasked(self, epoch: Epoch, reason: str) -> None:
+        """The same, unless a request of it is open here by then: ``pipelines()`` may not tell of it yet."""
+        self._put(self._pipelines.dissolve_unasked, epoch, reason)
 
     def dissolve_all(self, backbone: str, reason: str) -> None:
         """Drop every pipeline of ``backbone``, those included that ``pipelines()`` does not tell of yet."""

@@ -65,9 +65,14 @@ class Head:
         self._arrivals = count()
 
     @property
+    def asked(self) -> bool:
+        """A request is open."""
+        return bool(self._open)
+
+    @property
     def empty(self) -> bool:
         """No request is open, and no step of an ended one is on its way."""
-        return not self._open and not self.batch.flying
+        return not self.asked and not self.batch.flying
 
     @property
     def running(self) -> int:
