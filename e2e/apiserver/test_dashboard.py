@@ -96,5 +96,5 @@ def test_nothing_is_empty(operators: tuple[plane.Plane, list[Operator]], tmp_pat
         assert [name for name, rule in rules.items() if rule["health"] != "ok"] == []
         for name in ("ForebayOperatorNotLeading", "ForebayTwoOperatorsLead"):
             assert rules[name]["state"] != "firing"
-        until(lambda: prometheus.numbers("sum(forebay_leading)")[-1] == 1)  # a scrape may be late
+        assert prometheus.numbers("sum(last_over_time(forebay_leading[5s]))")[-1] == 1  # a scrape may be late
         assert max(prometheus.numbers("sum(forebay_leading)")) == 1

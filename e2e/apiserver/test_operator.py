@@ -207,7 +207,7 @@ def test_of_two_one_acts_and_the_other_takes_over(api: plane.Plane, start: Any) 
     until(third.ready)
     began = time.monotonic()
     second.send(signal.SIGTERM)
-    until(third.leads, 5.0)  # by itself the lease would end six seconds after that at the earliest
+    until(third.leads, 3.0)
     until(lambda: "the lease is given back" in second.logged())
     print(f"a leader that stopped was followed after {time.monotonic() - began:.1f} s")
     assert second.process is not None

@@ -14,7 +14,7 @@ from control.actors import Gateway, Worker, checkpoint
 from measured.gateways import Gateways
 from prometheus_process import LIMIT, PrometheusProcess, needs_prometheus
 
-INTERVAL = "1.5"
+INTERVAL = "1"
 """Seconds. After three of them samples are too old, and a scrape or two that are late must not make another event."""
 
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
@@ -75,9 +75,9 @@ async def test_blind_and_seeing_again_are_each_told_once(
         await asyncio.to_thread(until, holds, LIMIT)
 
     async def asked_more(outcome: str) -> None:
-        """Five times more, with this outcome."""
+        """Ten times more, with this outcome."""
         before = operator.count("forebay_prometheus_queries_total", outcome=outcome)
-        await when(lambda: operator.count("forebay_prometheus_queries_total", outcome=outcome) >= before + 5)
+        await when(lambda: operator.count("forebay_prometheus_queries_total", outcome=outcome) >= before + 10)
 
     await when(lambda: _scaling_active(api) == ("True", "Scaling"))
     assert not _told(api)
